@@ -1,0 +1,107 @@
+"""PPO for language models (Ziegler et al. 2019; Stiennon et al. 2020; Ouyang et al. 2022).
+
+The score arrives at the last token; the KL to the reference is paid at every token; a critic predicts what is still to
+come. Left out: an entropy bonus and early stopping on the step's KL, which at these clip ranges change little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from torch import Tensor
+
+from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
+from preferent.data.batches import episodes, logprobs
+from preferent.losses import policy
+from preferent.losses.advantage import gae, whiten
+from preferent.losses.means import over_tokens
+from preferent.rewards.shaping import AdaptiveKL, kl_in_reward
+from preferent.types import ActorCritic, Algorithm, Learner, Loss, Metrics, Policy, Prompt, Reward, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The numbers of PPO. Rewards are one score a reply, KL in nats."""
+
+    gamma: Annotated[float, "discount of what comes one token later"] = 1.0
+    lam: Annotated[float, "GAE's λ: 1 trusts the returns, 0 the critic"] = 0.95
+    clip: Annotated[float, "how far a token's probability ratio may move in a step"] = 0.2
+    value_clip: Annotated[float, "how far a value may move in a step"] = 0.2
+    value_weight: Annotated[float, "weight of the critic's loss beside the policy's"] = 0.1
+    ppo_epochs: Annotated[int, "passes over a step's replies"] = 4
+    mini_batch: Annotated[int, "prompts in an update"] = 64
+    whiten_advantages: Annotated[bool, "shift and scale a step's advantages to mean 0, variance 1"] = True
+    shuffle_seed: Annotated[int, "of the order of the mini-batches"] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Critiqued(Rollouts):
+    """Rollouts, with what the critic thought of them and what it should have thought. All [r, t]."""
+
+    value: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """The clipped surrogate and the clipped value loss, both over tokens."""
+
+    config: Config
+
+    def counts(self, batch: Critiqued) -> Mapping[str, Tensor]:
+        tokens = over_tokens.count(batch.replies.learn)
+        return {"policy": tokens, "value": tokens}
+
+    def __call__(self, model: ActorCritic, batch: Critiqued) -> Loss:
+        mask, config = batch.replies.learn, self.config
+        reading, values = model.read_with_values(batch.replies)
+        logp, value = reading.logprobs, values[:, :-1]
+        actor = policy.clipped(logp, batch.old, batch.advantage, mask, low=config.clip, high=config.clip)
+        critic = policy.clipped_value(value, batch.value, batch.target, clip=config.value_clip)
+        moved = (logp.detach() - batch.old).exp()
+        metrics = {
+            "drift": over_tokens((moved - 1).abs(), mask),
+            "clipped": over_tokens(((moved - 1).abs() > config.clip).float(), mask),
+        }
+        terms = {"policy": (1.0, over_tokens(actor, mask)), "value": (config.value_weight, over_tokens(critic, mask))}
+        return Loss(terms, metrics)
+
+
+def ppo(
+    learner: Learner[ActorCritic],
+    reference: Policy,
+    sampler: Sampler,
+    reward: Reward,
+    prompts: Iterable[Sequence[Prompt]],
+    *,
+    price: AdaptiveKL,
+    config: Config = Config(),
+) -> Algorithm:
+    """One step for each batch of prompts: respond, score, pay for KL, estimate advantages, update, adapt the price."""
+    objective = Objective(config)
+    for questions in prompts:
+        sampler.load(learner.weights(), learner.version)
+        groups = sampler.sample(questions, 1)
+        flat = [episode for group in groups for episode in group]
+        scores, parts = scored(reward, flat)
+        x, old = episodes(groups), logprobs(groups)
+        said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
+        values = learner.map(x, lambda model, cut: model.values(cut)).to(old.device)
+        rewards = kl_in_reward(scores, old, said, x.learn, beta=price.beta)
+        gain, target = gae(rewards, values, x.learn, gamma=config.gamma, lam=config.lam)
+        if config.whiten_advantages:
+            gain = whiten(gain, x.learn)
+        batch = Critiqued(x, old, said, gain, value=values[:, :-1], target=target)
+
+        metrics: Metrics = {}
+        key = config.shuffle_seed + learner.version
+        for mini in minibatches(batch, config.mini_batch, config.ppo_epochs, key=key):
+            metrics = learner.update(mini, objective)
+            if metrics["skipped"]:
+                break
+        kl = policy.k1(old, said).sum(-1).mean().item()
+        paid = price.beta
+        price.update(kl, len(flat))
+        yield {**metrics, **parts, **described(flat, scores, x), "kl": kl, "kl_price": paid}

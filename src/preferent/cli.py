@@ -1,0 +1,278 @@
+"""The command line: one literal table of commands, each resolved when it is asked for.
+
+A command is a module with a frozen dataclass ``Options`` and ``run(options)``, which returns nothing or an exit code.
+Flags, help and errors are made from the dataclass; flags win over ``--config``, which wins over defaults. Importing
+this module imports no command, so ``preferent --help`` is quick.
+
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from preferent import __version__
+from preferent.config import UsageError, Word, build, did_you_mean, flatten, read_yaml, words
+
+COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, section
+    "demo": ("preferent.worlds.support_desk.demo", "Watch a small model learn what people want.", "Start"),
+    "doctor": ("preferent.stages.doctor", "Show what this machine has, and what will be used.", "Start"),
+    "init": ("preferent.stages.init", "Make a small model and tokenizer from scratch, out of text.", "Start"),
+    "data check": ("preferent.stages.check", "Check data files: columns, lengths, duplicates, templates.", "Start"),
+    "sft": ("preferent.stages.sft", "Supervised fine-tuning on demonstrations.", "Train"),
+    "reward": ("preferent.stages.reward", "Train a reward model on comparisons.", "Train"),
+    "ppo": ("preferent.stages.ppo", "Reinforcement learning with a critic, against a reward.", "Train"),
+    "grpo": ("preferent.stages.grpo", "Reinforcement learning on groups of replies, without a critic.", "Train"),
+    "dpo": ("preferent.stages.dpo", "Learn from comparisons directly, without a reward model.", "Train"),
+    "sample": ("preferent.stages.sample", "Write a model's replies to prompts into a file.", "Use"),
+    "chat": ("preferent.stages.chat", "Talk to a model.", "Use"),
+    "evaluate": ("preferent.stages.evaluate", "Compare models on held-out prompts.", "Use"),
+    "merge": ("preferent.stages.merge", "Merge an adapter into its model, or average models.", "Use"),
+}
+ABOUT = "Learning from human feedback: from a comparison to an aligned model, and round again."
+METAVAR = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
+OWN_FLAGS = {"--config": "YAML file of options, or a run folder that holds one", "--help": "show this page and stop"}
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. Everything the user can mend is one message on stderr, without a traceback."""
+    try:
+        code = program().main(args=arguments, prog_name="preferent", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        return 0
+    except UsageError as error:
+        return _refused(str(error))
+    except click.UsageError as error:
+        return _refused(_in_our_words(error))
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        return 130
+
+
+def program() -> click.Group:
+    """The whole command line as a click group."""
+    group = Commands("preferent", help=ABOUT, context_settings=SETTINGS)
+    return click.version_option(__version__, message="%(prog)s %(version)s", help="Show the version and stop.")(group)
+
+
+class Commands(click.Group):
+    """The table, or the part of it under a prefix such as "data ". Loads a command's module only to run it."""
+
+    def __init__(self, name: str, *, prefix: str = "", **settings: Any) -> None:
+        super().__init__(name, **settings)
+        self.prefix = prefix
+        self.mine = {key.removeprefix(prefix): row for key, row in COMMANDS.items() if key.startswith(prefix)}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(dict.fromkeys(name.split()[0] for name in self.mine))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = self.prefix + cmd_name
+        if cmd_name in self.mine:
+            module, line, _ = self.mine[cmd_name]
+            return Command(name, importlib.import_module(module), line)
+        if cmd_name in self.list_commands(ctx):
+            return Commands(cmd_name, prefix=f"{name} ", help=f"What to do with {cmd_name}.")
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section in dict.fromkeys(section for _, _, section in self.mine.values()):
+            with formatter.section(section):
+                formatter.write_dl([(name, line) for name, (_, line, its) in self.mine.items() if its == section])
+        formatter.write_paragraph()
+        formatter.write_text(f"{ctx.command_path} COMMAND --help shows a command's options, with examples.")
+
+
+class Command(click.Command):
+    """One stage: flags from its ``Options``, then its ``run``."""
+
+    def __init__(self, name: str, module: ModuleType, line: str) -> None:
+        self.module, self.words, self.line = module, words(module.Options), line
+        self.positional = next((w for w in self.words if w.name == getattr(module.Options, "positional", None)), None)
+        taken = {"--config", "--help"} & {word.flag for word in self.words}
+        if taken:
+            raise TypeError(f"{module.__name__}.Options: {', '.join(taken)} belongs to every command already")
+        flags: list[click.Parameter] = [_option(word) for word in self.words]
+        if self.positional:
+            flags.append(click.Argument(["positional"], nargs=-1, required=False))
+        flags.append(click.Option(["--config"], type=click.Path(path_type=Path)))
+        super().__init__(name, params=flags, context_settings={**SETTINGS, "allow_extra_args": True})
+
+    def invoke(self, ctx: click.Context) -> Any:
+        options = self.options(ctx)
+        try:
+            return self.module.run(options)
+        except KeyboardInterrupt:
+            click.echo(f"\nStopped.{_way_back(options)}", err=True)
+            return 130
+        except ModuleNotFoundError as error:
+            raise _missing_extra(error) from error
+
+    def options(self, ctx: click.Context) -> Any:
+        """Flags over the file over defaults. Raises UsageError, naming each word as the user wrote it."""
+        self._refuse_extra(ctx)
+        given = {word.name: _spoken(word, ctx.params[word.name]) for word in self.words if _given(ctx, word.name)}
+        if self.positional and (first := ctx.params["positional"]):
+            given[self.positional.name] = first if self.positional.many else first[0]
+        path: Path | None = ctx.params["config"]
+        path = path / "config.yaml" if path and path.is_dir() else path
+        filed = read_yaml(path) if path else {}
+        flags = {word.name: _name(word, self.positional) for word in self.words}
+
+        def called(name: str) -> str:
+            return f'{path}: "{name}"' if name in filed and name not in given else flags[name]
+
+        try:
+            return build(self.module.Options, {**filed, **given}, called=called)
+        except UsageError as error:
+            raise UsageError(f"{error}\n{_where_to_look(ctx)}") from error
+
+    def _refuse_extra(self, ctx: click.Context) -> None:
+        extra = [*ctx.args]
+        if self.positional and not self.positional.many:
+            extra += ctx.params["positional"][1:]
+        if extra:
+            several = next((word.flag for word in self.words if word.many and _given(ctx, word.name)), None)
+            hint = f"\nFor several values, repeat the flag: {several} A {several} B." if several else ""
+            raise UsageError(f'"{" ".join(extra)}" belongs to no flag.{hint}\n{_where_to_look(ctx)}')
+
+    # --- the help page -----------------------------------------------------------------------------
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        needed = [_synopsis(word) for word in self.words if word.required and word is not self.positional]
+        first = [_metavar(self.positional, self.positional)] if self.positional else []
+        formatter.write_usage(ctx.command_path, " ".join([*first, *needed, "[OPTIONS]"]))
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        for paragraph in (_description(self.module)[0] or self.line).split("\n\n"):
+            formatter.write_text(paragraph)
+            formatter.write_paragraph()
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.current_indent = 0
+        if self.positional:
+            with formatter.section("Argument"):
+                formatter.write_dl([(_metavar(self.positional, self.positional), _explained(self.positional))])
+        flags = [word for word in self.words if word is not self.positional]
+        for title in dict.fromkeys(word.title for word in flags):
+            with formatter.section(title or "Options"):
+                formatter.write_dl([(_synopsis(word), _explained(word)) for word in flags if word.title == title])
+        with formatter.section("Every command"):
+            formatter.write_dl([("--config FILE", OWN_FLAGS["--config"]), ("--help", OWN_FLAGS["--help"])])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_paragraph()
+        notes = ["A YAML key is the flag without its dashes (--max-length is max_length); flags win over the file."]
+        if any(word.many for word in self.words):
+            notes.append("TEXT... : repeat the flag for several values.")
+        if any(word.kind is bool for word in self.words):
+            notes.append("A switch that a file turned on is turned off by --no-SWITCH.")
+        formatter.write_text(" ".join(notes))
+        if examples := _description(self.module)[1]:
+            formatter.write_paragraph()
+            formatter.write(examples + "\n")
+
+
+# --- a word as a flag ------------------------------------------------------------------------------
+
+
+def _option(word: Word) -> click.Option:
+    if word.kind is bool:
+        return click.Option([f"{word.flag}/--no-{word.flag[2:]}", word.name], default=None)
+    return click.Option([word.flag, word.name], type=click.UNPROCESSED, multiple=word.many, default=None)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _spoken(word: Word, value: Any) -> Any:
+    """On the command line, nothing is said by ``none``."""
+    return None if word.optional and value == "none" else value
+
+
+def _name(word: Word, positional: Word | None) -> str:
+    return word.name.upper() if word is positional else word.flag
+
+
+def _metavar(word: Word, positional: Word | None = None) -> str:
+    one = word.name.upper() if word is positional else "|".join(word.choices) or METAVAR[word.kind]
+    return f"{one}..." if word.many else one
+
+
+def _synopsis(word: Word) -> str:
+    return word.flag if word.kind is bool else f"{word.flag} {_metavar(word)}"
+
+
+def _explained(word: Word) -> str:
+    if word.required:
+        return f"{word.help} (required)"
+    if word.default is False or word.default in ((), ""):
+        return word.help
+    default = "none" if word.default is None else "on" if word.default is True else word.default
+    return f"{word.help} (default: {default})"
+
+
+def _description(module: ModuleType) -> tuple[str, str]:
+    """What a command does, and its examples: the docstring of Options, or else of its module, cut at "Examples:"."""
+    own = module.Options.__doc__ or ""
+    text = inspect.cleandoc(module.__doc__ or "" if own.startswith("Options(") else own)
+    before, found, after = text.partition("Examples:")
+    return before.strip(), f"{found}{after}".strip() if found else ""
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+
+def _refused(message: str) -> int:
+    click.echo(message, err=True)
+    return 2
+
+
+def _where_to_look(ctx: click.Context) -> str:
+    return f"Nothing was written. `{ctx.command_path} --help` lists every option."
+
+
+def _in_our_words(error: click.UsageError) -> str:
+    ctx = error.ctx or click.Context(program(), info_name="preferent")
+    message = error.format_message()
+    if isinstance(error, click.NoSuchOption):
+        flags = {flag: "" for parameter in ctx.command.get_params(ctx) for flag in parameter.opts if flag[:2] == "--"}
+        if isinstance(ctx.command, Command):
+            flags |= {word.flag: word.help for word in ctx.command.words}
+        message = f"{error.option_name} is not known here{did_you_mean(error.option_name, flags)}."
+    if isinstance(error, click.exceptions.NoSuchCommand) and isinstance(ctx.command, Commands):
+        lines = {name: line for name, (_, line, _) in ctx.command.mine.items()}
+        message = f'"{error.command_name}" is not a command{did_you_mean(error.command_name, lines)}.'
+        return f"{message}\nCommands: {', '.join(lines)}. `{ctx.command_path} --help` says what they do."
+    return f"{message}\n{_where_to_look(ctx)}"
+
+
+def _missing_extra(error: ModuleNotFoundError) -> Exception:
+    """A package that an extra brings, by the extra's name; any other missing module is a bug and stays as it is."""
+    from preferent.stages.doctor import EXTRAS
+
+    for extra in EXTRAS:
+        if extra.package == (error.name or "").partition(".")[0]:
+            install = f"pip install 'preferent[{extra.name}]'"
+            return UsageError(
+                f"{extra.package} is not installed; it is needed for {extra.purpose}.\n{install} brings it."
+            )
+    return error
+
+
+def _way_back(options: Any) -> str:
+    said = flatten(options)
+    saved = "resume" in said and any(Path(said["out"], "checkpoints").glob("step-*"))
+    return " The same command with --resume goes on from the last checkpoint." if saved else ""

@@ -1,0 +1,201 @@
+"""A simulated crowd: people who see a utility through noise, and answer comparisons of two options as people do.
+
+The utility may be anything; where it is a hidden gold one, its owner learns of it only what the crowd answers.
+With u the utility, z = sharpness · reliability · (u_a − u_b) + position_bias · (±1, shown first) + length_bias ·
+(words of a − words of b), a person
+
+    answers anything, one option or the other, with probability lapse;
+    else calls it a tie with probability tie_rate · exp(−sharpness · |u_a − u_b|);
+    else prefers a with probability logistic(z): Bradley–Terry with biases.
+
+Left out on purpose: fatigue, moods, and people with tastes of their own. Answers depend on the seed, the person and
+what is compared, and on nothing else: not on the batch, nor on which option stands first in the canonical order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
+
+from preferent.config import UsageError
+from preferent.feedback.agreement import Text, as_text, by_comparison, content
+from preferent.types import Comparison, Preference
+
+X = TypeVar("X")
+Y = TypeVar("Y")
+T = TypeVar("T")
+
+FIRST, SECOND, TIE = (1.0, 0.0), (0.0, 1.0), (0.5, 0.5)
+
+
+class Probabilities(NamedTuple):
+    """Of one person's answers to one comparison, in its canonical order."""
+
+    first: float
+    tie: float
+    second: float
+
+
+class Ceiling(NamedTuple):
+    """How often the better option by utility is the one preferred: the accuracy of knowing the utility perfectly.
+
+    Ties among the answers are left out of both; options of equal utility are right half of the time. None where there
+    is nothing to count. A learner can pass it by learning the crowd's biases along with the utility.
+    """
+
+    single: float | None  # against each person's answer
+    merged: float | None  # against the majority of each comparison
+    answers: int  # that were counted for ``single``
+    comparisons: int  # that were counted for ``merged``
+    ties: float  # share of the answers
+
+
+@dataclass(frozen=True)
+class Crowd(Generic[X, Y]):
+    """Simulated people, as an annotator: each comparison goes to ``per_comparison`` of them, one answer each.
+
+    People's reliabilities are spread evenly between the two given. Raises UsageError for impossible settings.
+    """
+
+    utility: Callable[[X, Y], float]
+    _: KW_ONLY
+    seed: int
+    people: int = 9
+    per_comparison: int = 3
+    sharpness: float = 10.0  # log-odds for one unit of utility, for a person of reliability 1
+    reliability: tuple[float, float] = (0.5, 1.0)
+    position_bias: float = 0.15  # log-odds for what is shown first
+    length_bias: float = 0.02  # log-odds for each word more
+    tie_rate: float = 0.3  # between options of equal utility
+    lapse: float = 0.03
+    text: Text = as_text
+    name: str = "simulated crowd"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.per_comparison <= self.people:
+            raise UsageError(
+                f"A comparison can go to 1 … {self.people} of {self.people} people; got {self.per_comparison}."
+            )
+        for word, rate in {"tie_rate": self.tie_rate, "lapse": self.lapse}.items():
+            if not 0 <= rate <= 1:
+                raise UsageError(f"{word} is a probability, between 0 and 1; got {rate}.")
+        if min(self.sharpness, *self.reliability) < 0:
+            raise UsageError("sharpness and reliability cannot be negative: 0 is a person who guesses.")
+
+    def __call__(self, comparisons: Sequence[Comparison[X, Y]], /) -> list[Preference[X, Y]]:
+        """Everybody's answers, those to one comparison one after another. Raises UsageError where not two options."""
+        return [self.answer(each, person) for each in comparisons for person in self.panel(each)]
+
+    def panel(self, comparison: Comparison[X, Y]) -> list[int]:
+        """The people who are asked."""
+        key = self._key(comparison)
+        order = sorted(range(self.people), key=lambda person: chance(self.seed, "panel", *key, person))
+        return sorted(order[: self.per_comparison])
+
+    def answer(self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None) -> Preference[X, Y]:
+        """What one person says. ``shown_first`` is drawn when not given; either way the record is in canonical order.
+
+        One draw decides; it is laid over the options in the order of their texts, so that swapping them changes nothing
+        but the places.
+        """
+        key = self._key(comparison)
+        flipped = self.text(comparison.options[0]) > self.text(comparison.options[1])
+        if shown_first is None:
+            shown_first = int((chance(self.seed, "order", *key, person) < 0.5) != flipped)
+        p = self.probabilities(comparison, person, shown_first=shown_first)
+        drawn = chance(self.seed, "answer", *key, person)
+        low, up = (p.second, SECOND), (p.first, FIRST)
+        (below, if_below), (_, otherwise) = (low, up) if flipped else (up, low)
+        choice = if_below if drawn < below else TIE if drawn < below + p.tie else otherwise
+        return Preference(comparison, choice, annotator=f"{self.name}, person {person + 1}")
+
+    def probabilities(
+        self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None
+    ) -> Probabilities:
+        """Exactly what ``answer`` draws from; over both orders of presentation when ``shown_first`` is not given."""
+        if shown_first is None:
+            both = [self.probabilities(comparison, person, shown_first=i) for i in (0, 1)]
+            return Probabilities(*(sum(pair) / 2 for pair in zip(*both, strict=True)))
+        a, b = two(comparison)
+        gap = self.utility(comparison.context, a) - self.utility(comparison.context, b)
+        longer = len(self.text(a).split()) - len(self.text(b).split())
+        position = self.position_bias * (1 - 2 * shown_first)
+        z = self.sharpness * self.reliability_of(person) * gap + position + self.length_bias * longer
+        tie = (1 - self.lapse) * self.tie_rate * math.exp(-self.sharpness * abs(gap))
+        first = self.lapse / 2 + (1 - self.lapse - tie) * logistic(z)
+        return Probabilities(first, tie, 1 - first - tie)
+
+    def reliability_of(self, person: int) -> float:
+        low, high = self.reliability
+        return high if self.people == 1 else low + (high - low) * person / (self.people - 1)
+
+    def _key(self, comparison: Comparison[X, Y]) -> tuple[str, ...]:
+        """The content, the same for both canonical orders."""
+        context, *options = content(comparison, self.text)
+        return (context, *sorted(options))
+
+
+def merged(preferences: Iterable[Preference[X, Y]], *, text: Text | None = None) -> list[Preference[X, Y]]:
+    """One answer for each comparison: the mean of its choices as a soft label, from all of its annotators together."""
+    return [together(group) for group in by_comparison(preferences, text=text).values()]
+
+
+def together(group: Sequence[Preference[X, Y]]) -> Preference[X, Y]:
+    """Answers to one comparison as one. ``strength`` is the mean of those given; both bad when most say so."""
+    strengths = [each.strength for each in group if each.strength is not None]
+    return replace(
+        group[0],
+        choice=tuple(sum(shares) / len(group) for shares in zip(*(each.choice for each in group), strict=True)),
+        annotator=" + ".join(dict.fromkeys(each.annotator for each in group if each.annotator)),
+        strength=sum(strengths) / len(strengths) if strengths else None,
+        both_bad=2 * sum(each.both_bad for each in group) > len(group),
+        judgements=tuple(judgement for each in group for judgement in each.judgements),
+    )
+
+
+def noise_ceiling(
+    preferences: Sequence[Preference[X, Y]], utility: Callable[[X, Y], float], *, text: Text | None = None
+) -> Ceiling:
+    """Counted on a crowd's own answers: give it the comparisons that a reward model's accuracy is measured on."""
+    single = [hit for each in preferences if (hit := agrees(each, utility)) is not None]
+    majority = [hit for each in merged(preferences, text=text) if (hit := agrees(each, utility)) is not None]
+    ties = sum(each.choice[0] == each.choice[1] for each in preferences) / max(1, len(preferences))
+    return Ceiling(mean(single), mean(majority), len(single), len(majority), ties)
+
+
+def agrees(preference: Preference[X, Y], utility: Callable[[X, Y], float]) -> float | None:
+    """1 where the option of higher utility got the greater share, ½ where utilities are equal, None for a tie."""
+    a, b = two(preference.comparison)
+    if preference.choice[0] == preference.choice[1]:
+        return None
+    gap = utility(preference.comparison.context, a) - utility(preference.comparison.context, b)
+    return 0.5 if gap == 0 else float((gap > 0) == (preference.choice[0] > preference.choice[1]))
+
+
+def two(comparison: Comparison[X, Y]) -> tuple[Y, Y]:
+    """The options of a pair. Raises UsageError when there are more or fewer."""
+    if len(comparison.options) != 2:
+        raise UsageError(f"A comparison is of two options here; got {len(comparison.options)}. Ask in pairs.")
+    return comparison.options[0], comparison.options[1]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def logistic(z: float) -> float:
+    return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def chance(*key: object) -> float:
+    """A number in [0, 1) that depends on the key alone: 53 bits of its SHA-256."""
+    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def pick(options: Sequence[T], *key: object) -> T:
+    """One of the options, by key."""
+    return options[int(chance(*key) * len(options))]

@@ -1,0 +1,1 @@
+"""Pure functions of tensors: averages, losses on preferences, policy-gradient surrogates, advantages, rewards."""

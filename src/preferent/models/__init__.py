@@ -1,0 +1,1 @@
+"""Hugging Face models as policies, scorers and critics over one shared-prefix forward."""

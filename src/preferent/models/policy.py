@@ -1,0 +1,96 @@
+"""A causal language model as a policy, its references, and an actor with a critic beside it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preferent.models.forward import Backbone
+from preferent.models.head import head_of, token_logprobs
+from preferent.models.plan import Plan
+from preferent.models.scorer import ScoringModel
+from preferent.types import Policy, Reading, Replies
+
+
+class LanguagePolicy(Backbone):
+    """``AutoModelForCausalLM`` that reads replies. Temperature is the policy's: sampling and scoring both obey it."""
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any = None, *, sharing: bool, own_head: bool = True, temperature: float = 1.0
+    ) -> None:
+        super().__init__(model, sharing=sharing)
+        self.tokenizer = tokenizer
+        self.own_head = own_head  # apply the head by hand, to reply tokens only; else take the model's logits
+        self.temperature = temperature
+
+    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+        """Log-probabilities [r, t] in fp32, zero off ``learn``; entropy in nats where asked for."""
+        return self.read_planned(x, self.plan(x), entropy=entropy)
+
+    def read_planned(self, x: Replies, plan: Plan, *, entropy: bool = False) -> Reading:
+        states = plan.states[:, :-1][x.learn]
+        if self.own_head:
+            hidden, head = self.hidden(plan)[states], head_of(self.base)
+        else:
+            hidden, head = self.base(**self.inputs(plan)).logits.flatten(0, 1)[states], nn.Identity()
+        vocabulary = self.text_config.vocab_size
+        logp, spread = token_logprobs(
+            head, hidden, x.tokens[x.learn], vocabulary=vocabulary, temperature=self.temperature, entropy=entropy
+        )
+        return Reading(scattered(logp, x.learn), None if spread is None else scattered(spread, x.learn))
+
+    def frozen(self) -> Policy:
+        """A reference: what this policy says now, for good. With an adapter, the same weights without it."""
+        return Adapterless(self) if self.has_adapter else Frozen(self)
+
+
+class Frozen:
+    """A copy that nobody updates."""
+
+    def __init__(self, policy: LanguagePolicy) -> None:
+        self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+        return self.policy.read(x, entropy=entropy)
+
+
+class Adapterless:
+    """The policy with its adapter switched off: a reference that costs no memory."""
+
+    def __init__(self, policy: LanguagePolicy) -> None:
+        self.policy = policy
+
+    @torch.no_grad()
+    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+        with self.policy.model.disable_adapter():  # type: ignore[operator]
+            return self.policy.read(x, entropy=entropy)
+
+
+class LanguageActorCritic(nn.Module):
+    """A policy, and a critic with a trunk of its own that starts as the reward model (Stiennon et al. 2020)."""
+
+    def __init__(self, policy: LanguagePolicy, critic: ScoringModel) -> None:
+        super().__init__()
+        self.policy = policy
+        self.critic = critic
+
+    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+        return self.policy.read(x, entropy=entropy)
+
+    def values(self, x: Replies) -> Tensor:
+        return self.critic.values(x)
+
+    def read_with_values(self, x: Replies, *, entropy: bool = False) -> tuple[Reading, Tensor]:
+        return self.policy.read(x, entropy=entropy), self.critic.values(x)
+
+    def frozen(self) -> Policy:
+        return self.policy.frozen()
+
+
+def scattered(values: Tensor, mask: Tensor) -> Tensor:
+    """Values of the marked places back at their places, zero elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

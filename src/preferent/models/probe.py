@@ -1,0 +1,109 @@
+"""Asked once when a model is loaded: does it say the same on the shared path as on the plain one?
+
+A wrong mask is not an error but other numbers, so every model is tried on a few random tokens before it is trusted.
+Sliding windows are too long to be reached by a few tokens: the window is shortened while the question is asked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from preferent.models.forward import FULL, SLIDING, Backbone
+from preferent.models.head import head_of
+from preferent.models.plan import shared, unshared
+from preferent.types import Replies
+
+log = logging.getLogger(__name__)
+WINDOW = 8
+
+
+@torch.no_grad()
+def can_share(model: nn.Module) -> bool:
+    """Whether hidden states on the shared path equal the plain ones; says so once where they do not."""
+    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    reason = None
+    if other := set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}:
+        reason = f"its layers of type {', '.join(sorted(other))} read tokens in order"
+    else:
+        try:
+            error = max(
+                difference(model, window) for window in {None, getattr(config, "sliding_window", None) and WINDOW}
+            )
+        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as refused:
+            reason = f"it takes no mask of ours ({type(refused).__name__}: {str(refused).splitlines()[0][:80]})"
+        else:
+            if not error <= tolerance(model):
+                reason = f"a shared prefix changes its hidden states by {error:.1e}"
+    if reason:
+        log.warning("%s computes every reply with a prompt of its own: %s.", type(model).__name__, reason)
+    return reason is None
+
+
+@torch.no_grad()
+def can_use_own_head(model: nn.Module) -> bool:
+    """Whether the head applied by hand gives the model's logits; otherwise all logits are computed."""
+    x = random_replies(model)
+    backbone = Backbone(model, sharing=False)
+    plan = unshared(x)
+    logits = backbone.base(**backbone.inputs(plan)).logits.flatten(0, 1)
+    try:
+        own = head_of(model)(backbone.hidden(plan))
+    except (TypeError, RuntimeError, AttributeError):
+        return False
+    return relative(own, logits) <= tolerance(model)
+
+
+def difference(model: nn.Module, window: int | None) -> float:
+    """Relative largest difference of the states that predict anything, shared against plain."""
+    x = random_replies(model)
+    with shortened(model, window):
+        hidden = []
+        for sharing in (True, False):
+            plan = shared(x, hidden_size=1) if sharing else unshared(x)
+            hidden.append(Backbone(model, sharing=sharing).hidden(plan)[plan.states])
+    return relative(*hidden)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def tolerance(model: Any) -> float:
+    return 1e-4 if model.dtype == torch.float32 else 5e-2
+
+
+@contextmanager
+def shortened(model: Any, window: int | None) -> Iterator[None]:
+    """The model's sliding window set to ``window`` for a moment, before anything else shares the configuration."""
+    config = model.config.get_text_config()
+    if window is None:
+        yield
+        return
+    before, config.sliding_window = config.sliding_window, window
+    try:
+        yield
+    finally:
+        config.sliding_window = before
+
+
+def random_replies(model: Any) -> Replies:
+    """Two prompts, one with three replies, of random tokens, in places where a window of WINDOW matters."""
+    key = torch.Generator().manual_seed(0)
+    vocabulary = model.config.get_text_config().vocab_size
+    device = model.device
+    length, reply_length = torch.tensor([11, 5]), torch.tensor([7, 3, 9, 6])
+    present = torch.arange(9) < reply_length[:, None]
+    return Replies(
+        prompts=torch.randint(vocabulary, (2, 11), generator=key).to(device),
+        prompt_length=length.to(device),
+        prompt_of=torch.tensor([0, 0, 0, 1], device=device),
+        tokens=torch.randint(vocabulary, (4, 9), generator=key).to(device),
+        present=present.to(device),
+        learn=present.to(device),
+    )

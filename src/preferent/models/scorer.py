@@ -1,0 +1,34 @@
+"""A sequence-classification model as a reward model with one or more heads, and as a critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from preferent.models.forward import Backbone
+from preferent.types import Replies
+
+
+class ScoringModel(Backbone):
+    """``AutoModelForSequenceClassification``: scores at a reply's last token, or a value before each."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None, *, sharing: bool) -> None:
+        super().__init__(model, sharing=sharing)
+        self.tokenizer = tokenizer
+
+    def scores(self, x: Replies) -> Tensor:
+        """[r, h] in fp32, read at the last present token."""
+        plan = self.plan(x)
+        last = plan.states.gather(1, x.present.sum(-1, keepdim=True)).squeeze(1)
+        return self.head(self.hidden(plan)[last])
+
+    def values(self, x: Replies) -> Tensor:
+        """[r, t + 1] in fp32, from the first head: before each token was drawn, and after the last present one."""
+        plan = self.plan(x)
+        return self.head(self.hidden(plan)[plan.states])[..., 0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """[…, d] to [… , h]."""
+        linear = self.base.score
+        return linear(hidden.to(linear.weight.dtype)).float()  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""A small tokenizer and model from scratch, out of nothing but text: for machines with no weights at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import torch
+from pydantic.dataclasses import dataclass
+
+from preferent.config import UsageError
+
+END, PAD = "<|end|>", "<|pad|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+<|assistant|>{% generation %}{{ message.content }}<|end|>{% endgeneration %}
+{%- else -%}
+<|{{ message.role }}|>{{ message.content }}<|end|>
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How big the model is: a decoder with rotary positions, RMS norms and gated feed-forward layers (Qwen2)."""
+
+    hidden: Annotated[int, "width of the hidden states; a multiple of 2 x heads"] = 128
+    layers: Annotated[int, "decoder layers"] = 4
+    heads: Annotated[int, "attention heads"] = 4
+    vocabulary: Annotated[int, "tokens of the byte-level BPE tokenizer, at most"] = 4096
+    context: Annotated[int, "longest prompt with its reply, tokens"] = 2048
+
+
+def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Any:
+    """Byte-level BPE over the texts, with one token for each role, an end token and a chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocabulary < 300:
+        raise UsageError(
+            f"A byte-level tokenizer needs a vocabulary of at least 300 (256 bytes and marks), not {vocabulary}."
+        )
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, END, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=list(ROLES),
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def new_model(tokenizer: Any, size: Size, *, seed: int = 0) -> Any:
+    """A Qwen2 model with random weights for this tokenizer, its input and output embeddings tied."""
+    from transformers import AutoModelForCausalLM, Qwen2Config
+
+    if size.hidden % (2 * size.heads):
+        raise UsageError(f"hidden {size.hidden} must be a multiple of twice the heads, {2 * size.heads}.")
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=8 * size.hidden // 3,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.heads,
+        max_position_embeddings=size.context,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,0 +1,94 @@
+"""A reward from reward models: one, or an ensemble whose disagreement can be made to cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from preferent.data.batches import moved, replies
+from preferent.losses.reward import Combination, combine
+from preferent.models.scorer import ScoringModel
+from preferent.types import Demonstration, Episode, Prompt, Reply, Score
+
+
+class Renders(Protocol):
+    """A chat template of a tokenizer's own (``preferent.data.template.Template``)."""
+
+    def demonstration(self, messages: Sequence[object]) -> Demonstration: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """What a member's scores are measured in: (score - mean) / std over replies that all members have seen."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
+class LearnedReward:
+    """Scores of m reward models, each on its own scale, combined (Coste et al. 2023).
+
+    With ``template``, the models have another tokenizer or template than the policy: they are fed the same messages,
+    rendered again. ``parts`` holds the members' mean and their spread.
+    """
+
+    members: Sequence[ScoringModel]
+    scales: Sequence[Scale]
+    how: Combination = "mean"
+    caution: float = 0.0
+    template: Renders | None = None
+    token_budget: int = 16_384
+
+    @torch.no_grad()
+    def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
+        each = self.member_scores(episodes)
+        value, mean, spread = combine(each, self.how, caution=self.caution), each.mean(0), each.std(0, correction=0)
+        single = len(each) == 1
+        return [
+            Score(v, {} if single else {"members_mean": m, "members_spread": s})
+            for v, m, s in torch.stack([value, mean, spread], 1).tolist()
+        ]
+
+    def member_scores(self, episodes: Sequence[Episode]) -> Tensor:
+        """[m, r], each member on its scale."""
+        rows: list[Tensor] = []
+        for chunk in self.chunks([self.rendered(episode) for episode in episodes]):
+            x = replies([(prompt, [reply]) for prompt, reply in chunk])
+            rows.append(
+                torch.stack(
+                    [
+                        (member.scores(moved(x, member.base.device))[:, 0].cpu() - scale.mean) / scale.std
+                        for member, scale in zip(self.members, self.scales, strict=True)
+                    ]
+                )
+            )
+        return torch.cat(rows, 1)
+
+    def rendered(self, episode: Episode) -> tuple[Prompt, Reply | Episode]:
+        if self.template is None:
+            return episode.prompt, episode
+        said = self.template.demonstration(
+            [
+                *episode.prompt.info["messages"],
+                {"role": "assistant", "content": episode.text},
+            ]
+        )
+        return said.prompt, said.reply
+
+    def chunks(self, rows: list[tuple[Prompt, Reply | Episode]]) -> list[list[tuple[Prompt, Reply | Episode]]]:
+        """Neighbours up to the token budget."""
+        chunks: list[list[tuple[Prompt, Reply | Episode]]] = []
+        held = self.token_budget
+        for prompt, reply in rows:
+            tokens = len(prompt.tokens) + len(reply.tokens)
+            if held + tokens > self.token_budget:
+                chunks.append([])
+                held = 0
+            chunks[-1].append((prompt, reply))
+            held += tokens
+        return chunks

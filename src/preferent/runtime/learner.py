@@ -1,0 +1,243 @@
+"""The learner on one device: the only place that knows of devices, precision, cuts and division."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from preferent.data.batches import moved
+from preferent.types import Batch, Loss, Mean, Metrics, Objective
+
+N = TypeVar("N", bound=nn.Module)
+B = TypeVar("B", bound=Batch)
+Out = TypeVar("Out")
+PATIENCE = 3  # batches that may give no number before the run stops
+
+
+class NotFinite(ArithmeticError):
+    """Loss or gradient was NaN or infinite too often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A multiplier of the learning rate at each update: linear warm-up, then constant, linear or cosine decay."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    total: int = 1  # updates in the run
+    warmup: float = 0.0  # share of them
+    floor: float = 0.0  # what is left of the rate at the end
+
+    def __call__(self, update: int) -> float:
+        warm = self.warmup * self.total
+        if update < warm:
+            return (update + 1) / (warm + 1)
+        done = min(1.0, (update - warm) / max(1.0, self.total - warm))
+        left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[self.kind]
+        return self.floor + (1 - self.floor) * left
+
+
+class LocalLearner(Generic[N]):
+    """Owns a model's parameters and their optimiser on the device where the model is."""
+
+    def __init__(
+        self,
+        model: N,
+        optimizer: torch.optim.Optimizer,
+        *,
+        schedule: Schedule = Schedule(),
+        token_budget: int = 16_384,
+        max_grad_norm: float = 1.0,
+        bf16: bool = False,
+        bad_batches: Path | None = None,
+    ) -> None:
+        self._model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.token_budget = token_budget
+        self.max_grad_norm = max_grad_norm
+        self.bf16 = bf16
+        self.bad_batches = bad_batches  # where a batch that gave no number is written
+        self.rates = [group["lr"] for group in optimizer.param_groups]
+        self.version = 0
+        self.bad = 0
+
+    @property
+    def model(self) -> N:
+        return self._model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self._model.parameters()).device
+
+    def update(self, batch: B, objective: Objective[N, B]) -> Metrics:
+        """One optimiser step. Counts are summed over all cuts before the first backward, so cuts cannot matter."""
+        cuts = list(self.cuts(batch))
+        counts: dict[str, Tensor] = {}
+        for cut in cuts:
+            for name, count in objective.counts(cut).items():
+                counts[name] = counts[name] + count if name in counts else count
+        self.optimizer.zero_grad(set_to_none=True)
+        said: dict[str, Mean] = {}
+        for cut in cuts:
+            with self.precision():
+                loss = objective(self._model, cut)
+                total = weighted(loss, counts)
+            if total.requires_grad:
+                total.backward()
+            said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
+        metrics = {name: mean.value for name, mean in said.items()}
+        metrics["loss"] = sum(weight * metrics[name] for name, (weight, _) in loss.terms.items())
+        return {**metrics, **self.step(batch, metrics["loss"]), "tokens": float(sum(batch.tokens_each()))}
+
+    def step(self, batch: Batch, loss: float) -> Metrics:
+        """Clip and step, unless the loss or its gradient is not a number."""
+        factor = self.schedule(self.version)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm).item() if parameters else 0.0
+        finite = math.isfinite(norm) and math.isfinite(loss)
+        if finite:
+            self.optimizer.step()
+        else:
+            self.refuse(batch, loss, norm)
+        self.version += 1
+        return {"grad_norm": norm, "lr": self.rates[0] * factor, "skipped": float(not finite)}
+
+    def refuse(self, batch: Batch, loss: float, norm: float) -> None:
+        """Write the batch down, skip the step, and stop the run when it happens too often."""
+        self.bad += 1
+        where = ""
+        if self.bad_batches is not None:
+            self.bad_batches.mkdir(parents=True, exist_ok=True)
+            path = self.bad_batches / f"update-{self.version}.safetensors"
+            dump(batch, path)
+            where = f" The batch is in {path}."
+        if self.bad >= PATIENCE:
+            raise NotFinite(
+                f"update {self.version}: loss {loss}, gradient norm {norm}; expected finite numbers. "
+                f"{self.bad} batches gave none, so the run stops.{where} "
+                "A lower --lr, --dtype float32, or a look at the rewards usually helps."
+            )
+
+    def map(self, batch: B, f: Callable[[N, B], Out]) -> Out:
+        """``f`` over the same cuts without gradients; tensors [r, …] are put together in order."""
+        with torch.no_grad(), self.precision():
+            return cast(Out, joined([f(self._model, cut) for cut in self.cuts(batch)]))
+
+    def cuts(self, batch: B) -> Iterator[B]:
+        """Neighbouring prompts up to the token budget, on the learner's device; never less than one prompt."""
+        first, held = 0, 0
+        for i, tokens in enumerate(batch.tokens_each()):
+            if held and held + tokens > self.token_budget:
+                yield moved(batch[first:i], self.device)
+                first, held = i, 0
+            held += tokens
+        yield moved(batch[first:], self.device)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def weights(self) -> Mapping[str, Tensor]:
+        return dict(self._model.named_parameters())
+
+    def state_dict(self) -> dict[str, Any]:
+        names = {id(p): name for name, p in self._model.named_parameters()}
+        trained = {name: p.detach() for name, p in self._model.named_parameters() if p.requires_grad}
+        moments = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
+        return {"model": trained, "optimizer": moments, "version": self.version, "bad": self.bad}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        parameters = dict(self._model.named_parameters())
+        if missing := {n for n, p in parameters.items() if p.requires_grad} ^ set(state["model"]):
+            raise ValueError(f"the checkpoint is of another model: parameter {min(missing)} is on one side only")
+        with torch.no_grad():
+            for name, value in state["model"].items():
+                parameters[name].copy_(value)
+        for name, moments in state["optimizer"].items():
+            own = parameters[name]
+            place = {k: own.device if v.dim() else v.device for k, v in moments.items()}
+            self.optimizer.state[own] = {k: v.clone().to(place[k]) for k, v in moments.items()}
+        self.version, self.bad = int(state["version"]), int(state["bad"])
+
+
+def local_learner(
+    model: N,
+    *,
+    lr: float = 1e-5,
+    critic_lr: float | None = None,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+    schedule: Schedule = Schedule(),
+    token_budget: int = 16_384,
+    max_grad_norm: float = 1.0,
+    bf16: bool = False,
+    bad_batches: Path | None = None,
+) -> LocalLearner[N]:
+    """AdamW over what requires gradients; parameters named ``critic.…`` may have a rate of their own."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            rate = critic_lr if critic_lr is not None and name.startswith("critic.") else lr
+            groups.setdefault(rate, []).append(p)
+    if not groups:
+        raise ValueError("the model has no parameter that requires a gradient, so there is nothing to learn")
+    optimizer = torch.optim.AdamW(
+        [{"params": group, "lr": rate} for rate, group in groups.items()],
+        lr=lr, betas=betas, weight_decay=weight_decay, fused=True,
+    )  # fmt: skip
+    return LocalLearner(
+        model, optimizer, schedule=schedule, token_budget=token_budget, max_grad_norm=max_grad_norm, bf16=bf16,
+        bad_batches=bad_batches,
+    )  # fmt: skip
+
+
+def weighted(loss: Loss, counts: Mapping[str, Tensor]) -> Tensor:
+    """The cut's share of the step's loss: each term's total over its count in the whole step."""
+    terms = [
+        weight * mean.total / counts[name].clamp(min=1e-12).to(mean.total.device)
+        for name, (weight, mean) in loss.terms.items()
+    ]
+    return cast(Tensor, sum(terms))
+
+
+def detached(loss: Loss) -> dict[str, Mean]:
+    """All that a loss says, without its graph."""
+    means = {**loss.metrics, **{name: mean for name, (_, mean) in loss.terms.items()}}
+    return {name: Mean(mean.total.detach(), mean.count.detach()) for name, mean in means.items()}
+
+
+def joined(parts: list[Any]) -> Any:
+    """Tensors along their first dimension; tuples field by field; None stays None."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        fields = [joined(list(each)) for each in zip(*parts, strict=True)]
+        return type(first)(*fields) if hasattr(first, "_fields") else tuple(fields)
+    raise TypeError(f"Learner.map joins tensors and tuples of them; f gave {type(first).__name__}")
+
+
+def dump(batch: Any, path: Path) -> None:
+    """Every tensor of a batch, by its dotted name."""
+    from safetensors.torch import save_file
+
+    def named(thing: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        for f in dataclasses.fields(thing):
+            value = getattr(thing, f.name)
+            if isinstance(value, Tensor):
+                yield prefix + f.name, value.detach().contiguous()
+            else:
+                yield from named(value, f"{prefix}{f.name}.")
+
+    save_file(dict(named(batch, "")), path)

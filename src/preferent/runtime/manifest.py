@@ -1,0 +1,68 @@
+"""What a run's manifest says: its inputs by their checksums, and each sitting's machine, versions and command."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from preferent.config import UsageError
+from preferent.runtime import files
+
+PACKAGES = ("preferent", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+def checksums(inputs: Iterable[str | Path]) -> dict[str, Any]:
+    """For each input the checksum of its file, or of each file in its folder; None for what is not local."""
+    return {str(name): _checksum(Path(name).expanduser()) for name in inputs}
+
+
+def refuse_other_inputs(saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise UsageError when an input that the run began with is not what it was."""
+    changed = [name for name in saved if name in given and saved[name] != given[name]]
+    if changed:
+        raise UsageError(
+            f"Changed since the run began: {', '.join(changed)}. To resume needs the same data and models: "
+            "put the old ones back, or begin a new run with another --out."
+        )
+
+
+def sitting(device: str, step: int) -> dict[str, Any]:
+    """What there is to say of this start of the program, which goes on after ``step``."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "after_step": step,
+        "command": sys.argv,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What was otherwise when the run last went on."""
+    same = ("device", "threads", "platform")
+    lines = [f"{name} was {before[name]}, now {now[name]}" for name in same if before[name] != now[name]]
+    old, new = before["versions"], now["versions"]
+    return lines + [f"{name} was {old.get(name)}, now {new[name]}" for name in new if old.get(name) != new[name]]
+
+
+def _checksum(path: Path) -> dict[str, Any] | None:
+    if path.is_dir():
+        visible = (file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith("."))
+        return {str(file.relative_to(path)): files.checksum(file) for file in visible}
+    return dict(files.checksum(path)) if path.is_file() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

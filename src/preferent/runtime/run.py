@@ -1,0 +1,221 @@
+"""A run is a folder, held by one process at a time.
+
+    config.yaml     the options, as flat words; can be fed back with --config
+    manifest.json   seed, checksums of data and models, and for each sitting: when, how, on what, with which versions
+    metrics.jsonl   one line a step
+    events/         the same for TensorBoard
+    samples/        step-N.jsonl: what the policy said, at each evaluation
+    checkpoints/    step-N/: all that is needed to go on
+    model/          the final Hugging Face folder; model/member-i/ for an ensemble
+
+Each start of the program on a run is a sitting; all but the first are resumed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import re
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any, Self
+
+from preferent.config import UsageError, read_yaml, write_yaml
+from preferent.runtime import checkpoint, files, manifest
+from preferent.runtime.track import Writer, open_writers
+from preferent.types import Stateful
+
+log = logging.getLogger(__name__)
+
+# Options that may differ on resume, because no step depends on them. Evaluation only watches; that a best checkpoint
+# is chosen among other steps when eval_every changes is what the user asked for.
+FREE = frozenset({"out", "resume", "config", "dry_run", "save_every", "eval_every"})
+# Options that may grow, for a run that is to go on longer. A schedule that depends on them then changes from here on.
+GROWING = frozenset({"steps", "epochs"})
+
+
+class Run:
+    """A run folder, created or resumed, and locked until ``close``.
+
+    ``options`` are flat words and plain values (numbers, strings, lists, None); ``inputs`` are the data files, model
+    folders and Hub names that the run reads: what is local gets a checksum. ``allow`` names further options that may
+    differ on resume. To resume a folder in which nothing was begun yet is to begin.
+
+    Raises UsageError when another process holds the folder, it is not empty and not resumed, or it is resumed with
+    other options or other inputs than the run began with. Other threads, versions or machines are logged as warnings.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        options: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        inputs: Iterable[str | Path] = (),
+        seed: int = 0,
+        device: str = "cpu",
+        allow: Collection[str] = (),
+    ) -> None:
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file; expected a folder to write the run to: choose another --out.")
+        files.make_folder(self.folder)
+        self._lock = _locked(self.folder)
+        self._writers: list[Writer] = []
+        try:
+            begun = self._begun(resume)
+            files.discard_leftovers(self.folder)
+            self._agree_on_options(begun, options, allow)
+            self._agree_on_manifest(begun, {"seed": seed, "inputs": manifest.checksums(inputs)}, device)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def model_folder(self) -> Path:
+        return self.folder / "model"
+
+    def samples(self, step: int) -> Path:
+        """The file for what the policy said at this step's evaluation; its folder is made."""
+        files.make_folder(self.folder / "samples")
+        return self.folder / "samples" / f"step-{step}.jsonl"
+
+    def restore(self, parts: Mapping[str, Stateful]) -> int:
+        """Give every part its state of the last checkpoint; the step from which to go on, 0 from the beginning.
+
+        Samples of later steps are removed: the run will write them again.
+        """
+        start = checkpoint.restore(self.checkpoints, parts)
+        for path in (self.folder / "samples").glob("step-*.jsonl"):
+            if int(path.stem.removeprefix("step-")) > start:
+                path.unlink()
+        return start
+
+    def writers(self, start: int) -> tuple[Writer, ...]:
+        """The metrics file and the TensorBoard events, cut off after step ``start``, closed when the run is."""
+        opened = open_writers(self.folder, start)
+        self._writers += opened
+        return opened
+
+    def close(self) -> None:
+        """Close the writers and let go of the folder."""
+        while self._writers:
+            self._writers.pop().close()
+        if not self._lock.closed:
+            self._lock.truncate(0)
+            self._lock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def _begun(self, resume: bool) -> bool:
+        """Whether this goes on with what is there already."""
+        if not any(not path.name.startswith(".") for path in self.folder.iterdir()):
+            if resume:
+                log.warning("There is nothing to resume in %s yet: beginning.", self.folder)
+            return False
+        if not resume:
+            raise UsageError(
+                f"{self.folder} is not empty: go on with the run in it (--resume), or choose another --out."
+            )
+        if not self._config.exists():
+            raise UsageError(f"{self.folder} holds no run (no config.yaml): choose another --out.")
+        return True
+
+    def _agree_on_options(self, begun: bool, options: Mapping[str, Any], allow: Collection[str]) -> None:
+        with files.replaced(self._config) as partial:
+            write_yaml(partial, options)
+            if begun:
+                _refuse_changes(read_yaml(self._config), read_yaml(partial), FREE | set(allow))
+
+    def _agree_on_manifest(self, begun: bool, facts: Mapping[str, Any], device: str) -> None:
+        sittings: list[dict[str, Any]] = []
+        if begun and self._manifest.exists():
+            saved = json.loads(self._manifest.read_text(encoding="utf-8"))
+            manifest.refuse_other_inputs(saved["inputs"], facts["inputs"])
+            sittings = saved["sittings"]
+        now = manifest.sitting(device, checkpoint.latest(self.checkpoints) or 0)
+        for line in manifest.differences(sittings[-1], now) if sittings else ():
+            log.warning("%s: from here on results may differ in their last bits from a run not interrupted.", line)
+        with files.replaced(self._manifest) as partial:
+            whole = {**facts, "sittings": [*sittings, now]}
+            partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def resolve_model(path_or_name: str | Path) -> str:
+    """What to load where a model is wanted: a Hugging Face folder, the ``model/`` of a run folder, or a Hub name.
+
+    An ensemble's folder holds ``member-0/`` and so on. Raises UsageError for a folder without a model.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        for folder in (path, path / "model"):
+            if any((folder / name).exists() for name in ("config.json", "adapter_config.json", "member-0")):
+                return str(folder)
+        if (path / "config.yaml").exists():
+            raise UsageError(
+                f"The run in {path} has no model/ yet: it has not finished. Go on with it (--resume) first."
+            )
+        raise UsageError(
+            f"There is no model in {path}: expected config.json (a Hugging Face folder) or model/ (a run)."
+        )
+    if path.exists():
+        raise UsageError(
+            f"{path} is a file; expected a model's folder, a run's folder or a name on the Hugging Face Hub."
+        )
+    if not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]+)?", str(path_or_name)):
+        raise UsageError(f"There is no folder {path_or_name}, and it is not a name on the Hugging Face Hub either.")
+    return str(path_or_name)
+
+
+def _locked(folder: Path) -> IO[str]:
+    """The lock file, held. The system lets go of it when the process ends, however it ends."""
+    file = (folder / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise UsageError(
+            f"Output folder in use: {folder} by {holder}. Wait for it, or choose another --out."
+        ) from error
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} on {platform.node()}")
+    file.flush()
+    return file
+
+
+def _refuse_changes(saved: Mapping[str, Any], given: Mapping[str, Any], allowed: Collection[str]) -> None:
+    changed = []
+    for word in dict.fromkeys((*saved, *given)):
+        old, new = saved.get(word), given.get(word)
+        if old == new or word in allowed:
+            continue
+        if word in GROWING and isinstance(old, int | float) and isinstance(new, int | float) and new > old:
+            log.warning("%s grows from %s to %s; a schedule that depends on it changes from here on.", word, old, new)
+            continue
+        changed.append(f"  {word}: {old!r} → {new!r}")
+    if changed:
+        raise UsageError(
+            "Options differ from those that the run began with:\n" + "\n".join(changed) + "\n"
+            "Give the old ones (they are in its config.yaml), or begin a new run with another --out."
+        )

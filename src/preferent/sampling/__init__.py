@@ -1,0 +1,1 @@
+"""Generation engines: in process, with one prefill for each prompt."""

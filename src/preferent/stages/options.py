@@ -1,0 +1,139 @@
+"""Options that several commands share, a group each. Every field is a flag, a YAML key and a Python argument.
+
+A command takes a group as it is, or with defaults of its own: ``group(OptimiserOptions, lr=5e-7)``. Groups stay small,
+and what only one command reads stands in that command's own ``Options``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from preferent.config import UsageError
+
+LOWER = frozenset({"loss", "nll", "perplexity", "kl", "error", "ece", "brier"})
+HIGHER = frozenset({"accuracy", "reward", "score", "margin", "gold", "win_rate"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Model."""
+
+    model: Annotated[str, "what to start from: a Hugging Face folder, a Hub name, or a run folder (its model/)"]
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        "number format of weights and arithmetic; auto: bfloat16 where the device is fast at it, float32 elsewhere",
+    ] = "auto"
+    device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
+    lora: Annotated[int, "rank of a low-rank adapter (8 to 64 are usual); 0: train all weights", Ge(0)] = 0
+    lora_alpha: Annotated[float | None, "scale of the adapter, divided by its rank; none: twice the rank"] = None
+    trust_remote_code: Annotated[bool, "run Python code that comes with the model; only for authors you trust"] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Data."""
+
+    data: Annotated[
+        tuple[str, ...],
+        "JSONL or Parquet files or Hub names to train on; file=0.3 draws it with that weight in the mixture",
+    ]
+    eval_data: Annotated[tuple[str, ...], "the same, held out: measured at each evaluation, never trained on"] = ()
+    columns: Annotated[tuple[str, ...], "rename columns: chosen=winner reads the column winner as chosen"] = ()
+    max_length: Annotated[int, "longest prompt and reply together, in tokens", Gt(0)] = 1024
+    truncation: Annotated[
+        Literal["drop", "left", "error"],
+        "what happens to longer rows: drop them and say how many, cut the prompt's left end, or stop with an error",
+    ] = "drop"
+    system: Annotated[str | None, "system prompt put before conversations that have none"] = None
+    learn: Annotated[
+        Literal["all", "last"], "which assistant turns to learn from: all of them, or only the last one"
+    ] = "all"
+    skip_bad_rows: Annotated[bool, "leave broken rows out and list them in a side file, instead of stopping"] = False
+    streaming: Annotated[bool, "read rows as they are needed instead of loading all of them first"] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions:
+    """Optimiser (AdamW)."""
+
+    lr: Annotated[float, "learning rate at its highest, after the warm-up", Gt(0)] = 1e-5
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine"], "course of the learning rate after the warm-up; the last two end at 0"
+    ] = "linear"
+    warmup: Annotated[float, "share of the steps in which the learning rate rises from 0", Ge(0), Lt(1)] = 0.05
+    batch: Annotated[int, "prompts per optimiser step, with all their replies", Gt(0)] = 16
+    token_budget: Annotated[
+        int, "most tokens in one forward pass: lower it when memory runs out, the result stays the same", Gt(0)
+    ] = 8192
+    max_grad_norm: Annotated[float | None, "longest gradient (Euclidean norm); none: no clipping", Gt(0)] = 1.0
+    weight_decay: Annotated[float, "share of each weight taken off per step, times the learning rate", Ge(0)] = 0.0
+    adam_beta1: Annotated[float, "decay of the gradient's running mean", Ge(0), Lt(1)] = 0.9
+    adam_beta2: Annotated[float, "decay of the squared gradient's running mean", Ge(0), Lt(1)] = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Run."""
+
+    out: Annotated[Path, "folder that the run writes: its config, metrics, samples, checkpoints and model"]
+    resume: Annotated[bool, "go on from the last checkpoint in --out, bit for bit"] = False
+    dry_run: Annotated[bool, "show the resolved plan and its memory estimate, and stop"] = False
+    epochs: Annotated[float, "passes over the data", Gt(0)] = 1.0
+    steps: Annotated[int | None, "optimiser steps, in place of --epochs; none: as many as the epochs make", Gt(0)] = (
+        None
+    )
+    seed: Annotated[int, "seed of everything drawn at random", Ge(0)] = 0
+    eval_every: Annotated[int, "steps between evaluations; 0: only at the end", Ge(0)] = 50
+    save_every: Annotated[
+        int | None, "steps between checkpoints; none: as often as keeps saving under 2 % of the time", Gt(0)
+    ] = None
+    keep_best: Annotated[
+        str | None,
+        "metric whose best checkpoint becomes the model, such as eval/loss; write min:NAME or max:NAME for a metric "
+        "whose better direction is not known; none: the last step's",
+    ] = None
+    patience: Annotated[
+        int | None, "stop after this many evaluations without a better --keep-best; none: never", Gt(0)
+    ] = None
+    threads: Annotated[
+        int | None, "CPU threads; none: PyTorch's choice. Bits depend on it, so it is recorded", Gt(0)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Sampling."""
+
+    temperature: Annotated[float, "1: as the model says; lower: safer; 0: always the likeliest token", Ge(0)] = 1.0
+    top_p: Annotated[float, "draw from the likeliest tokens that hold this share of the probability", Gt(0), Le(1)] = (
+        1.0
+    )
+    top_k: Annotated[int, "draw from this many likeliest tokens; 0: from all", Ge(0)] = 0
+    min_p: Annotated[
+        float, "leave out tokens less likely than this share of the likeliest one's probability", Ge(0), Le(1)
+    ] = 0.0
+    max_new_tokens: Annotated[int, "longest reply, in tokens", Gt(0)] = 256
+    stop: Annotated[tuple[str, ...], "text that ends a reply when it appears"] = ()
+
+
+def watched(keep_best: str) -> tuple[str, Literal["min", "max"]]:
+    """What ``--keep-best`` names, and which direction is better.
+
+    ``min:eval/x`` and ``max:eval/x`` say it; otherwise the name's last part does (``eval/loss``: lower is better).
+    Raises UsageError where neither does, rather than keep the worst.
+    """
+    direction, colon, name = keep_best.partition(":")
+    if colon and name and direction in ("min", "max"):
+        return name, "min" if direction == "min" else "max"
+    last = keep_best.rpartition("/")[2]
+    if last in LOWER or last in HIGHER:
+        return keep_best, "min" if last in LOWER else "max"
+    raise UsageError(
+        f'--keep-best: expected a metric that is known to get better downwards or upwards; got "{keep_best}".\n'
+        f"Write min:{keep_best} or max:{keep_best}.\n"
+        f"Known: {', '.join(sorted(LOWER))} (lower is better) · {', '.join(sorted(HIGHER))} (higher is better)."
+    )

@@ -1,0 +1,159 @@
+"""The local sampler: what it says of its tokens is true, its noise is keyed, and it draws from the policy."""
+
+import pytest
+import torch
+from conftest import PLAIN, SHARING, Spaced, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from preferent.data.batches import episodes, logprobs
+from preferent.models.policy import LanguagePolicy
+from preferent.models.probe import can_share, can_use_own_head
+from preferent.sampling.local import LocalSampler
+from preferent.sampling.noise import exponentials, row_keys
+from preferent.sampling.support import Support
+from preferent.types import Prompt
+
+PROMPTS = [Prompt((7, 8, 9, 10, 11, 12, 13)), Prompt((5, 6)), Prompt((20, 21, 22, 23)), Prompt((5, 9))]
+
+
+def policy_of(name="Qwen2", **extra):
+    model = tiny(name, **extra)
+    sharing = can_share(model)
+    return LanguagePolicy(model, Spaced(), sharing=sharing, own_head=can_use_own_head(model))
+
+
+def spoken(groups):
+    return [[episode.tokens for episode in group] for group in groups]
+
+
+@pytest.mark.parametrize("name", [*SHARING, *PLAIN])
+def test_log_probabilities_are_the_policys(name):
+    policy = policy_of(name)
+    groups = LocalSampler(policy, max_new_tokens=12).sample(PROMPTS, 3)
+    with torch.no_grad():
+        read = policy.read(episodes(groups)).logprobs
+    assert (read - logprobs(groups)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Gemma 3", "Bloom"])
+def test_a_reply_does_not_depend_on_what_else_is_drawn(name):
+    policy = policy_of(name)
+    every = spoken(LocalSampler(policy, max_new_tokens=10).sample(PROMPTS, 3))
+    few = spoken(LocalSampler(policy, max_new_tokens=10, cache_tokens=40).sample([PROMPTS[2], PROMPTS[0]], 2))
+    assert few == [every[2][:2], every[0][:2]]
+
+
+def test_seed_version_and_a_prompt_that_stands_twice_give_other_replies():
+    policy = policy_of()
+
+    def draw(seed, version, prompts):
+        sampler = LocalSampler(policy, max_new_tokens=8, seed=seed)
+        sampler.load(dict(policy.named_parameters()), version)
+        return spoken(sampler.sample(prompts, 2))
+
+    once = draw(0, 0, PROMPTS[:1])
+    assert draw(0, 0, PROMPTS[:1]) == once
+    assert draw(1, 0, PROMPTS[:1]) != once and draw(0, 1, PROMPTS[:1]) != once
+    first, second = draw(0, 0, [PROMPTS[0], PROMPTS[0]])
+    assert [first] == once and second != first
+
+
+def test_what_is_drawn_has_the_policys_distribution():
+    """χ² over the first two tokens of 4,000 replies against exact probabilities; p ≥ 0.001."""
+    policy = policy_of(vocab_size=6, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+    sampler = LocalSampler(policy, max_new_tokens=2, end_tokens=[])
+    prompt, n = Prompt((3, 1, 4)), 4000
+    (group,) = sampler.sample([prompt], n)
+    rows = torch.tensor([[*prompt.tokens, first] for first in range(6)])
+    with torch.no_grad():
+        logits = policy.model(input_ids=rows).logits
+    expected = n * logits[0, 2].softmax(-1)[:, None] * logits[:, 3].softmax(-1)
+    observed = torch.zeros(6, 6)
+    for episode in group:
+        observed[episode.tokens] += 1
+    likely = expected >= 5
+    other = (observed[~likely].sum() - expected[~likely].sum()) ** 2 / expected[~likely].sum().clamp(min=1)
+    chi2 = ((observed - expected) ** 2 / expected)[likely].sum() + other
+    freedom = int(likely.sum())
+    assert freedom > 20
+    z = torch.tensor(3.09)  # of p = 0.001; Wilson and Hilferty's approximation of the χ² quantile
+    assert chi2 < freedom * (1 - 2 / (9 * freedom) + z * (2 / (9 * freedom)) ** 0.5) ** 3
+
+
+def test_a_cold_policy_repeats_itself_and_a_hot_one_is_scored_hot():
+    policy = policy_of()
+    policy.temperature = 1e-4
+    (group,) = spoken(LocalSampler(policy, max_new_tokens=6).sample(PROMPTS[:1], 4))
+    assert len(set(group)) == 1
+    policy.temperature = 3.0
+    groups = LocalSampler(policy, max_new_tokens=6).sample(PROMPTS, 4)
+    with torch.no_grad():
+        assert (policy.read(episodes(groups)).logprobs - logprobs(groups)).abs().max() < 1e-4
+
+
+def test_replies_end_at_an_end_token_a_stop_string_or_their_length():
+    policy = policy_of()
+    (group,) = LocalSampler(policy, max_new_tokens=9, end_tokens=range(32)).sample(PROMPTS[:1], 40)
+    for episode in group:
+        assert (episode.stop == "end") == (episode.tokens[-1] < 32)
+        assert all(token >= 32 for token in episode.tokens[:-1])
+    assert {episode.stop for episode in group} >= {"end"}
+    (group,) = LocalSampler(policy, max_new_tokens=9, end_tokens=[], stop=["4"]).sample(PROMPTS[:1], 40)
+    stopped = [episode for episode in group if episode.stop == "stop_string"]
+    assert stopped and all("4" not in e.text and "4" in str(e.tokens[-1]) for e in stopped)
+    assert all(len(e.tokens) == 9 for e in group if e.stop == "length")
+
+
+def test_the_sampler_copies_weights_that_are_not_the_policys_own():
+    here, there = policy_of(), policy_of(seed=1)
+    sampler = LocalSampler(here, max_new_tokens=6)
+    sampler.load(dict(there.named_parameters()), 0)
+    assert spoken(sampler.sample(PROMPTS, 2)) == spoken(LocalSampler(there, max_new_tokens=6).sample(PROMPTS, 2))
+
+
+LOGPROBS = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+
+
+@pytest.mark.parametrize(
+    ("support", "kept"),
+    [
+        (Support(), 4),
+        (Support(top_k=2), 2),
+        (Support(top_p=0.49), 1),
+        (Support(top_p=0.79), 2),
+        (Support(top_p=0.81), 3),
+        (Support(min_p=0.2), 3),
+        (Support(top_k=3, top_p=0.6), 2),
+        (Support(top_p=1e-9), 1),
+    ],
+)
+def test_support_keeps_the_likeliest(support, kept):
+    assert support(LOGPROBS).isfinite().sum() == kept
+    assert support(LOGPROBS).isfinite()[0, :kept].all()
+
+
+@pytest.mark.parametrize("wrong", [{"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"min_p": 2.0}])
+def test_support_refuses_what_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        Support(**wrong)
+
+
+@given(seed=st.integers(-(2**31), 2**31 - 1), position=st.integers(0, 10_000))
+@settings(max_examples=20, deadline=None)
+def test_noise_is_exponential_whatever_its_key(seed, position):
+    """Mean and variance 1 within five standard errors, and no two tokens alike in the winners' range."""
+    keys = torch.tensor([[seed, 12345]], dtype=torch.int32)
+    noise = exponentials(keys, torch.tensor([position], dtype=torch.int32), 20_000)
+    assert noise.min() > 0
+    assert abs(noise.mean() - 1) < 5 / 20_000**0.5
+    assert abs(noise.var() - 1) < 5 * (8 / 20_000) ** 0.5
+
+
+def test_noise_of_neighbouring_keys_positions_and_tokens_is_unrelated():
+    keys = torch.tensor([row_keys(0, 0, (1, 2), reply) for reply in range(2000)], dtype=torch.int32)
+    at = torch.zeros(2000, dtype=torch.int32)
+    here, next_ = exponentials(keys, at, 8), exponentials(keys, at + 1, 8)
+    everything = torch.cat([here, next_], 1)
+    correlation = torch.corrcoef(everything.T) - torch.eye(16)
+    assert correlation.abs().max() < 5 / 2000**0.5
