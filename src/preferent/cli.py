@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,25 +40,19 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
 }
 ABOUT = "Learning from human feedback: from a comparison to an aligned model, and round again."
 METAVAR = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
-OWN_FLAGS = {"--config": "YAML file of options, or a run folder that holds one", "--help": "show this page and stop"}
+EVERYWHERE = {
+    "--config FILE": "YAML file of options, or a run folder that holds one; flags win over it",
+    "--no-SWITCH": "turn off a switch that the file turned on",
+    "--help": "show this page and stop",
+}
+COLUMN = 24  # characters for flags in the help
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Everything the user can mend is one message on stderr, without a traceback."""
-    try:
-        code = program().main(args=arguments, prog_name="preferent", standalone_mode=False)
-        return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as shown:
-        click.echo(shown.format_message())
-        return 0
-    except UsageError as error:
-        return _refused(str(error))
-    except click.UsageError as error:
-        return _refused(_in_our_words(error))
-    except click.Abort:
-        click.echo("Stopped.", err=True)
-        return 130
+    with _log_shown():
+        return _run(arguments)
 
 
 def program() -> click.Group:
@@ -85,12 +81,18 @@ class Commands(click.Group):
             return Commands(cmd_name, prefix=f"{name} ", help=f"What to do with {cmd_name}.")
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["COMMAND", "[OPTIONS]"]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.mine))
         for section in dict.fromkeys(section for _, _, section in self.mine.values()):
             with formatter.section(section):
-                formatter.write_dl([(name, line) for name, (_, line, its) in self.mine.items() if its == section])
+                rows = [(f"{name:<{width}}", line) for name, (_, line, its) in self.mine.items() if its == section]
+                formatter.write_dl(rows)
+        version = "; --version shows the version" if not self.prefix else ""
         formatter.write_paragraph()
-        formatter.write_text(f"{ctx.command_path} COMMAND --help shows a command's options, with examples.")
+        formatter.write_text(f"{ctx.command_path} COMMAND --help shows a command's options and examples{version}.")
 
 
 class Command(click.Command):
@@ -108,6 +110,18 @@ class Command(click.Command):
         flags.append(click.Option(["--config"], type=click.Path(path_type=Path)))
         super().__init__(name, params=flags, context_settings={**SETTINGS, "allow_extra_args": True})
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        said = list(args)
+        try:
+            super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise UsageError(f"{self._reworded(error)}\n{_where_to_look(ctx)}") from error
+        single = self.positional and not self.positional.many
+        extra = [*(ctx.params["positional"] or ())[1:], *ctx.args] if single else ctx.args
+        if extra and not ctx.resilient_parsing:
+            raise UsageError(f'"{extra[0]}" belongs to no flag.{self._repeat(said, extra[0])}\n{_where_to_look(ctx)}')
+        return ctx.args
+
     def invoke(self, ctx: click.Context) -> Any:
         options = self.options(ctx)
         try:
@@ -120,7 +134,6 @@ class Command(click.Command):
 
     def options(self, ctx: click.Context) -> Any:
         """Flags over the file over defaults. Raises UsageError, naming each word as the user wrote it."""
-        self._refuse_extra(ctx)
         given = {word.name: _spoken(word, ctx.params[word.name]) for word in self.words if _given(ctx, word.name)}
         if self.positional and (first := ctx.params["positional"]):
             given[self.positional.name] = first if self.positional.many else first[0]
@@ -137,14 +150,23 @@ class Command(click.Command):
         except UsageError as error:
             raise UsageError(f"{error}\n{_where_to_look(ctx)}") from error
 
-    def _refuse_extra(self, ctx: click.Context) -> None:
-        extra = [*ctx.args]
-        if self.positional and not self.positional.many:
-            extra += ctx.params["positional"][1:]
-        if extra:
-            several = next((word.flag for word in self.words if word.many and _given(ctx, word.name)), None)
-            hint = f"\nFor several values, repeat the flag: {several} A {several} B." if several else ""
-            raise UsageError(f'"{" ".join(extra)}" belongs to no flag.{hint}\n{_where_to_look(ctx)}')
+    def _reworded(self, error: click.UsageError) -> str:
+        if isinstance(error, click.NoSuchOption):
+            flags = {word.flag: word.help for word in self.words} | {"--config": "", "--help": ""}
+            return f"{error.option_name} is not known here{did_you_mean(error.option_name, flags)}."
+        if isinstance(error, click.BadOptionUsage):
+            word = next((word for word in self.words if word.flag == error.option_name), None)
+            if word and word.kind is bool:
+                return f"{word.flag} stands alone: it takes no value, and --no-{word.flag[2:]} is its opposite."
+            return f"{error.option_name}: expected {word.expected if word else 'a path'}; got nothing."
+        return error.format_message()
+
+    def _repeat(self, said: Sequence[str], extra: str) -> str:
+        """How to give several values, when that is what somebody tried: ``--data a b``."""
+        before = [arg.partition("=")[0] for arg in said[: said.index(extra)] if arg.startswith("--")]
+        flag = before[-1] if before else ""
+        several = any(word.many and word.flag == flag for word in self.words)
+        return f" For several values, repeat the flag: {flag} A {flag} B." if several else ""
 
     # --- the help page -----------------------------------------------------------------------------
 
@@ -154,10 +176,9 @@ class Command(click.Command):
         formatter.write_usage(ctx.command_path, " ".join([*first, *needed, "[OPTIONS]"]))
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write_paragraph()
         for paragraph in (_description(self.module)[0] or self.line).split("\n\n"):
-            formatter.write_text(paragraph)
             formatter.write_paragraph()
+            formatter.write_text(paragraph)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.current_indent = 0
@@ -165,20 +186,18 @@ class Command(click.Command):
             with formatter.section("Argument"):
                 formatter.write_dl([(_metavar(self.positional, self.positional), _explained(self.positional))])
         flags = [word for word in self.words if word is not self.positional]
+        width = min(COLUMN, max((len(_synopsis(word)) for word in flags), default=0))
         for title in dict.fromkeys(word.title for word in flags):
             with formatter.section(title or "Options"):
-                formatter.write_dl([(_synopsis(word), _explained(word)) for word in flags if word.title == title])
+                mine = [word for word in flags if word.title == title]
+                formatter.write_dl([(f"{_synopsis(word):<{width}}", _explained(word)) for word in mine], COLUMN)
         with formatter.section("Every command"):
-            formatter.write_dl([("--config FILE", OWN_FLAGS["--config"]), ("--help", OWN_FLAGS["--help"])])
+            formatter.write_dl([(f"{flag:<{width}}", line) for flag, line in EVERYWHERE.items()], COLUMN)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_paragraph()
-        notes = ["A YAML key is the flag without its dashes (--max-length is max_length); flags win over the file."]
-        if any(word.many for word in self.words):
-            notes.append("TEXT... : repeat the flag for several values.")
-        if any(word.kind is bool for word in self.words):
-            notes.append("A switch that a file turned on is turned off by --no-SWITCH.")
-        formatter.write_text(" ".join(notes))
+        several = "Where ... stands, repeat the flag for several values. " if any(w.many for w in self.words) else ""
+        formatter.write_text(f"{several}A YAML key is the flag without its dashes: --max-length is max_length.")
         if examples := _description(self.module)[1]:
             formatter.write_paragraph()
             formatter.write(examples + "\n")
@@ -227,12 +246,47 @@ def _explained(word: Word) -> str:
 def _description(module: ModuleType) -> tuple[str, str]:
     """What a command does, and its examples: the docstring of Options, or else of its module, cut at "Examples:"."""
     own = module.Options.__doc__ or ""
-    text = inspect.cleandoc(module.__doc__ or "" if own.startswith("Options(") else own)
+    text = inspect.cleandoc(module.__doc__ or "" if own.startswith("Options(") else own).replace("``", "`")
     before, found, after = text.partition("Examples:")
     return before.strip(), f"{found}{after}".strip() if found else ""
 
 
-# --- errors ----------------------------------------------------------------------------------------
+# --- messages and errors -----------------------------------------------------------------------------
+
+
+@contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the package has to say while a command runs, as plain lines on stderr, above a live line if there is one."""
+    handler, log = _Lines(), logging.getLogger("preferent")
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        click.echo(self.format(record), err=True)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        code = program().main(args=arguments, prog_name="preferent", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        return 0
+    except UsageError as error:
+        return _refused(str(error))
+    except click.UsageError as error:
+        return _refused(_in_our_words(error))
+    except click.Abort:
+        click.echo("Stopped.", err=True)
+        return 130
 
 
 def _refused(message: str) -> int:
@@ -245,18 +299,19 @@ def _where_to_look(ctx: click.Context) -> str:
 
 
 def _in_our_words(error: click.UsageError) -> str:
-    ctx = error.ctx or click.Context(program(), info_name="preferent")
-    message = error.format_message()
+    """An error before any command was found."""
+    group = error.ctx.command if error.ctx else None
+    if not isinstance(group, Commands) or error.ctx is None:
+        return error.format_message()
+    help_ = f"`{error.ctx.command_path} --help` says what they do."
+    lines = {name: line for name, (_, line, _) in group.mine.items()}
+    if isinstance(error, click.exceptions.NoSuchCommand):
+        meant = did_you_mean(error.command_name, lines)
+        return f'"{error.command_name}" is not a command{meant}.\nCommands: {", ".join(lines)}. {help_}'
     if isinstance(error, click.NoSuchOption):
-        flags = {flag: "" for parameter in ctx.command.get_params(ctx) for flag in parameter.opts if flag[:2] == "--"}
-        if isinstance(ctx.command, Command):
-            flags |= {word.flag: word.help for word in ctx.command.words}
-        message = f"{error.option_name} is not known here{did_you_mean(error.option_name, flags)}."
-    if isinstance(error, click.exceptions.NoSuchCommand) and isinstance(ctx.command, Commands):
-        lines = {name: line for name, (_, line, _) in ctx.command.mine.items()}
-        message = f'"{error.command_name}" is not a command{did_you_mean(error.command_name, lines)}.'
-        return f"{message}\nCommands: {', '.join(lines)}. `{ctx.command_path} --help` says what they do."
-    return f"{message}\n{_where_to_look(ctx)}"
+        known = f"Commands: {', '.join(lines)}. {help_}"
+        return f"{error.option_name} is not known here; options stand after the command.\n{known}"
+    return error.format_message()
 
 
 def _missing_extra(error: ModuleNotFoundError) -> Exception:

@@ -156,9 +156,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if node is None:
             return {}
         if not isinstance(node, yaml.MappingNode):
-            raise UsageError(
-                f"{path}: expected lines of the form `word: value`, got a {node.tag.rpartition(':')[2]} at the top."
-            )
+            came = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+            raise UsageError(f"{path}: expected lines of the form `word: value`; got {came}.")
         _refuse_twice(path, [(str(key.value), key.start_mark.line + 1) for key, _ in node.value])
         return {str(key): value for key, value in loader.construct_document(node).items()}
     except OSError as error:
@@ -166,6 +165,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}).\n"
             "Expected a YAML file of options, such as the config.yaml that every run folder holds."
         ) from error
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UsageError(f"{path}: {line}is not YAML: {error.problem}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: is not YAML: {error}") from error
 
@@ -174,7 +176,15 @@ def write_yaml(path: Path, values: Mapping[str, Any]) -> None:
     """Words as ``read_yaml`` reads them, in the order given."""
     import yaml
 
-    text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=120)
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        """Odd characters stand in double quotes: bare, YAML reads next-line and its like as a space."""
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+    Dumper.add_representer(str, quoted)
+    text = yaml.dump(dict(values), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
     path.write_text(text, encoding="utf-8", newline="\n")
 
 

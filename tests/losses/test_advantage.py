@@ -64,7 +64,7 @@ def test_a_reply_without_siblings_cannot_be_compared(estimate):
 
 def by_definition(rewards, values, *, after, gamma, lam):
     """The discounted sum of temporal differences, in plain numbers: no masks, no recursion."""
-    following = [*values[1:], after]
+    following = [*values, after][1:]
     deltas = [r + gamma * w - v for r, v, w in zip(rewards, values, following, strict=True)]
     return [sum((gamma * lam) ** (j - i) * deltas[j] for j in range(i, len(deltas))) for i in range(len(deltas))]
 

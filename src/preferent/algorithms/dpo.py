@@ -69,5 +69,10 @@ def dpo(
 ) -> Algorithm:
     """One update for each batch of comparisons (Rafailov et al. 2023)."""
     for pairs in comparisons:
-        said = learner.map(pairs.replies, lambda _, x: reference.read(x).logprobs.sum(-1))
-        yield learner.update(Referred(pairs, said.to(pairs.weight.device)), objective)
+        yield learner.update(referred(learner, reference, pairs), objective)
+
+
+def referred(learner: Learner[Policy], reference: Policy, pairs: Pairs) -> Referred:
+    """Ask the reference, within the learner's token budget."""
+    said = learner.map(pairs.replies, lambda _, x: reference.read(x).logprobs.sum(-1))
+    return Referred(pairs, said.to(pairs.weight.device))

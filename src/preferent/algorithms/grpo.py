@@ -2,8 +2,8 @@
 
 They differ in three places only: how rewards become advantages, the surrogate at a token, and how tokens are averaged.
 Left out of the paper (Shao et al. 2024): its k3 term, whose gradient is that of the *forward* KL. Here the KL term is
-k2, which on-policy has the reverse KL's gradient token by token. With standardised advantages the fixed point is not
-π_ref·exp(r/β); with RLOO and KL in the reward it is.
+k2, which on-policy has the reverse KL's gradient token by token. The fixed point is not π_ref·exp(r/β): standardised
+advantages weigh every prompt alike, and a token's KL knows nothing of what comes after it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated
 
 from torch import Tensor
 
@@ -48,18 +49,17 @@ class Objective:
 
 GRPO = Objective()
 DR_GRPO = Objective(centred, average=over_budget(length=1024))
-RLOO = Objective(leave_one_out, policy.reinforce, over_tokens)
+RLOO = Objective(leave_one_out, average=over_tokens)
 DAPO = Objective(surrogate=partial(policy.clipped, low=0.2, high=0.28), average=over_tokens, kl=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How a step's groups are used."""
+    """Groups."""
 
-    group: int = 8  # replies to each prompt
-    epochs: int = 1  # passes over a step's groups
-    mini_batch: int = 1024  # prompts in an update
-    seed: int = 0
+    group: Annotated[int, "replies to each prompt, compared with one another"] = 8
+    grpo_epochs: Annotated[int, "passes over a step's groups"] = 1
+    mini_batch: Annotated[int, "prompts in an update"] = 1024
 
 
 def grpo(
@@ -71,6 +71,7 @@ def grpo(
     *,
     objective: Objective = GRPO,
     config: Config = Config(),
+    seed: int = 0,
 ) -> Algorithm:
     """One step for each batch of prompts: sample, score, compare, update."""
     for questions in prompts:
@@ -84,7 +85,7 @@ def grpo(
         batch = Rollouts(x, old, said, gain)
 
         metrics: Metrics = {}
-        for mini in minibatches(batch, config.mini_batch, config.epochs, key=config.seed + learner.version):
+        for mini in minibatches(batch, config.mini_batch, config.grpo_epochs, key=seed + learner.version):
             metrics = learner.update(mini, objective)
             if metrics["skipped"]:
                 break

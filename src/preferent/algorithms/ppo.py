@@ -23,7 +23,7 @@ from preferent.types import ActorCritic, Algorithm, Learner, Loss, Metrics, Poli
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The numbers of PPO. Rewards are one score a reply, KL in nats."""
+    """PPO."""
 
     gamma: Annotated[float, "discount of what comes one token later"] = 1.0
     lam: Annotated[float, "GAE's λ: 1 trusts the returns, 0 the critic"] = 0.95
@@ -33,7 +33,6 @@ class Config:
     ppo_epochs: Annotated[int, "passes over a step's replies"] = 4
     mini_batch: Annotated[int, "prompts in an update"] = 64
     whiten_advantages: Annotated[bool, "shift and scale a step's advantages to mean 0, variance 1"] = True
-    shuffle_seed: Annotated[int, "of the order of the mini-batches"] = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +77,7 @@ def ppo(
     *,
     price: AdaptiveKL,
     config: Config = Config(),
+    seed: int = 0,
 ) -> Algorithm:
     """One step for each batch of prompts: respond, score, pay for KL, estimate advantages, update, adapt the price."""
     objective = Objective(config)
@@ -96,7 +96,7 @@ def ppo(
         batch = Critiqued(x, old, said, gain, value=values[:, :-1], target=target)
 
         metrics: Metrics = {}
-        key = config.shuffle_seed + learner.version
+        key = seed + learner.version
         for mini in minibatches(batch, config.mini_batch, config.ppo_epochs, key=key):
             metrics = learner.update(mini, objective)
             if metrics["skipped"]:

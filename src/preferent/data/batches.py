@@ -115,6 +115,12 @@ def padded(rows: Sequence[Sequence[float]], dtype: torch.dtype = torch.long) -> 
     return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=dtype).reshape(len(rows), width)
 
 
+def in_order(rows: Sequence[Row], size: int, collate: Callable[[list[Row]], Out]) -> Iterator[Out]:
+    """Every row once, ``size`` at a time, for evaluation."""
+    for first in range(0, len(rows), size):
+        yield collate([rows[i] for i in range(first, min(first + size, len(rows)))])
+
+
 @dataclass
 class Batches(Generic[Row, Out]):
     """Batches of ``size`` rows in an order keyed by (seed, epoch), ``steps`` of them or ``epochs`` times all rows.

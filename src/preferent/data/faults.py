@@ -6,33 +6,22 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from preferent.data.rows import SUFFIXES, BadRow
-
-T = TypeVar("T")
 
 
 @dataclass
 class BadRows:
-    """What could not be used of one source. ``write`` puts it into ``<name>.bad.jsonl``."""
+    """What could not be used of one source. ``write`` puts it into ``<label>.bad.jsonl``."""
 
-    source: str
+    label: str
     found: list[BadRow] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.found)
-
-    def sift(self, items: Iterable[T | BadRow]) -> Iterator[T]:
-        """The good ones; the bad ones are kept here."""
-        for item in items:
-            if isinstance(item, BadRow):
-                self.found.append(item)
-            else:
-                yield item
 
     @property
     def by_fault(self) -> Mapping[str, int]:
@@ -40,16 +29,16 @@ class BadRows:
         return dict(Counter(bad.fault for bad in self.found).most_common())
 
     def write(self, folder: str | Path) -> Path:
-        """``<name>.bad.jsonl`` in this folder: line, reason and raw text of each; whole or not at all."""
-        target = Path(folder) / f"{plain_name(self.source)}.bad.jsonl"
+        """Line, reason and raw text of each, in a file of this folder: whole or not at all."""
+        target = Path(folder) / f"{self.label}.bad.jsonl"
         lines = [json.dumps({"source": b.source, b.unit: b.line, "reason": b.reason, "raw": b.raw}) for b in self.found]
         target.parent.mkdir(parents=True, exist_ok=True)
-        half = target.with_name(f".{target.name}.{os.getpid()}")
-        with half.open("w", encoding="utf-8") as file:
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("w", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines)
             file.flush()
             os.fsync(file.fileno())
-        half.replace(target)
+        partial.replace(target)
         return target
 
 

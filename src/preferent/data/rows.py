@@ -1,7 +1,7 @@
 """Rows of a data file or a Hub data set, one by one: a file is never held in memory as a whole.
 
 What is wrong with the source as a whole (missing, empty, damaged) is raised as a ``UsageError``. What is wrong with one
-row comes as a ``BadRow`` *value*, so that the reader after it decides: raise it, or collect it in ``BadRows`` and go on.
+row comes as a ``BadRow`` *value*, so that the reader after it decides: raise it, or collect it and go on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -61,19 +61,15 @@ class BadRow(UsageError):
 
     def at(self, row: Row) -> BadRow:
         """The same fault, with the place of the row that has it."""
-        return type(self)(
-            self.reason, source=row.source, line=row.line, unit=row.unit, raw=row.raw, hint=self.hint
-        )
+        return type(self)(self.reason, source=row.source, line=row.line, unit=row.unit, raw=row.raw, hint=self.hint)
 
 
 def rows(source: str | Path) -> Iterator[Row | BadRow]:
     """Rows of a ``.jsonl``, ``.json`` (also ``.gz``) or ``.parquet`` file, or of a Hub data set.
 
     A Hub data set is ``owner/name``, ``name:split`` or ``name:config:split`` (split ``train`` when left out); a folder
-    on disk may stand for the name.
-
-    Raises:
-        UsageError: the source is missing, empty, damaged, or of a kind that is not read here.
+    on disk may stand for the name. Raises UsageError where the source is missing, empty, damaged, or of a kind that is
+    not read here.
     """
     name = str(source)
     found = chain(read(name))
@@ -90,7 +86,9 @@ def read(name: str) -> Iterator[Row | BadRow]:
     if not path.exists():
         raise UsageError(missing(path))
     if path.is_dir():
-        raise UsageError(f"{name}: this is a folder. Name a file in it, or {name}{FIELD_SEPARATOR}train for a data set.")
+        raise UsageError(
+            f"{name}: this is a folder. Name a file in it, or {name}{FIELD_SEPARATOR}train for a data set."
+        )
     if suffix is None:
         raise UsageError(f"{name}: cannot tell what is in it. Expected a name ending in .jsonl, .json or .parquet.")
     if suffix == ".parquet":
@@ -299,8 +297,3 @@ def hub_parts(name: str) -> tuple[str, str | None, str]:
 
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def sources_of(source: str | Path | Sequence[str | Path]) -> list[str]:
-    """One source or several, as their names."""
-    return [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]

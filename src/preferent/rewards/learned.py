@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from preferent.data.batches import moved, replies
+from preferent.data.batches import Opinion, moved, replies
+from preferent.data.template import Template
 from preferent.losses.reward import Combination, combine
 from preferent.models.scorer import ScoringModel
-from preferent.types import Demonstration, Episode, Prompt, Reply, Score
-
-
-class Renders(Protocol):
-    """A chat template of a tokenizer's own (``preferent.data.template.Template``)."""
-
-    def demonstration(self, messages: Sequence[object]) -> Demonstration: ...
+from preferent.types import Episode, Prompt, Reply, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ class LearnedReward:
     scales: Sequence[Scale]
     how: Combination = "mean"
     caution: float = 0.0
-    template: Renders | None = None
+    template: Template | None = None
     token_budget: int = 16_384
 
     @torch.no_grad()
@@ -56,8 +50,11 @@ class LearnedReward:
 
     def member_scores(self, episodes: Sequence[Episode]) -> Tensor:
         """[m, r], each member on its scale."""
+        return self.score_rows([self.rendered(episode) for episode in episodes])
+
+    def score_rows(self, said: list[tuple[Prompt, Reply | Episode]]) -> Tensor:
         rows: list[Tensor] = []
-        for chunk in self.chunks([self.rendered(episode) for episode in episodes]):
+        for chunk in self.chunks(said):
             x = replies([(prompt, [reply]) for prompt, reply in chunk])
             rows.append(
                 torch.stack(
@@ -92,3 +89,13 @@ class LearnedReward:
             chunks[-1].append((prompt, reply))
             held += tokens
         return chunks
+
+
+@torch.no_grad()
+def scale_of(scorer: ScoringModel, opinions: Sequence[Opinion]) -> Scale:
+    """Mean and standard deviation of a member's scores over the replies of these comparisons, ties included."""
+    seen: list[tuple[Prompt, Reply | Episode]] = [
+        (opinion.comparison.context, option) for opinion in opinions for option in opinion.comparison.options
+    ]
+    scores = LearnedReward([scorer], [Scale()]).score_rows(seen)[0]
+    return Scale(scores.mean().item(), max(scores.std(correction=0).item(), 1e-6))

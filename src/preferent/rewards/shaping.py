@@ -18,8 +18,7 @@ def score_at_end(scores: Tensor, mask: Tensor) -> Tensor:
     The mask is ``learn`` rather than ``present`` where replies may end in a tool's tokens: advantages skip those, and a
     score there would be lost. A reply with nothing under the mask gets no reward.
     """
-    end = last(mask).unsqueeze(-1)
-    marked = (end >= 0) & (torch.arange(mask.shape[1], device=mask.device) == end)
+    marked = torch.arange(mask.shape[1], device=mask.device) == last(mask).unsqueeze(-1)
     return scores.unsqueeze(-1).where(marked, 0)
 
 

@@ -153,7 +153,7 @@ def checkpointed(
     """
     checkpoint.begin(folder, start)
     step = saved = start
-    pace = _Pace(every)
+    pace = Pace(every)
 
     def settle(due: bool) -> None:
         nonlocal saved
@@ -172,26 +172,27 @@ def checkpointed(
         settle(True)
 
 
-class _Pace:
-    """When to save: at every so many steps, or as seldom as a share of the time allows."""
+class Pace:
+    """When to save: every so many steps, or (None) as seldom as a share of the time by this clock allows."""
 
-    def __init__(self, every: int | None) -> None:
+    def __init__(self, every: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         if every is not None and every < 1:
             raise ValueError(f"expected to save every 1 step or more, got {every}")
         self.every = every
+        self.clock = clock
         self.cost = 0.0  # seconds that the last save took
-        self.ended = time.monotonic()  # of the last save
+        self.ended = clock()  # of the last save
 
     def due(self, step: int) -> bool:
         if self.every is not None:
             return step % self.every == 0
-        return time.monotonic() - self.ended >= max(FIRST_SAVE, self.cost * (1 - SHARE) / SHARE)
+        return self.clock() - self.ended >= max(FIRST_SAVE, self.cost * (1 - SHARE) / SHARE)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        began = time.monotonic()
+        began = self.clock()
         yield
-        self.ended = time.monotonic()
+        self.ended = self.clock()
         self.cost = self.ended - began
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +127,19 @@ class LocalLearner(Generic[N]):
                 f"{self.bad} batches gave none, so the run stops.{where} "
                 "A lower --lr, --dtype float32, or a look at the rewards usually helps."
             )
+
+    def measure(self, batches: Iterable[B], objective: Objective[N, B]) -> Metrics:
+        """The objective's terms and metrics over held-out batches, without gradients and without an update."""
+        said: dict[str, Mean] = {}
+        weights: dict[str, float] = {}
+        with torch.no_grad(), self.precision():
+            for batch in batches:
+                for cut in self.cuts(batch):
+                    loss = objective(self._model, cut)
+                    weights |= {name: weight for name, (weight, _) in loss.terms.items()}
+                    said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
+        metrics = {name: mean.value for name, mean in said.items()}
+        return {**metrics, "loss": sum(weight * metrics[name] for name, weight in weights.items())}
 
     def map(self, batch: B, f: Callable[[N, B], Out]) -> Out:
         """``f`` over the same cuts without gradients; tensors [r, …] are put together in order."""

@@ -9,6 +9,7 @@ results on stdout can be piped.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from rich.text import Text
 from preferent.types import Algorithm, Metrics
 
 QUIET = 30.0  # seconds after which a file gets a line, even when no tenth of the way was passed
+TITLE, BAR, PACE = 20, 12, 15  # characters on a terminal
 NAMES = {"kl": "KL"}
 
 
@@ -29,6 +31,7 @@ def shown(
     *,
     title: str,
     total: int | None = None,
+    start: int = 0,
     numbers: Sequence[str] = (),
     console: Console | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -36,11 +39,11 @@ def shown(
     """The same steps, while a person is told of them.
 
     ``numbers`` names the few metrics that matter; ``metrics["tokens"]`` gives tokens/s, over the whole time so far;
-    ``metrics["step"]``, where there is one, says how far a resumed run is; ``total`` is the last step, if known.
+    ``total`` is the last step, if known, and ``start`` the step from which a resumed run goes on.
     """
     console = console or Console(stderr=True)
     live = console.is_terminal and not console.is_dumb_terminal
-    return (_live if live else _lines)(steps, Seen(title, total, tuple(numbers), clock), console)
+    return (_live if live else _lines)(steps, Seen(title, total, tuple(numbers), clock, start), console)
 
 
 @dataclass
@@ -51,8 +54,9 @@ class Seen:
     total: int | None
     numbers: tuple[str, ...]
     clock: Callable[[], float]
-    step: int = 0
-    steps_here: int = 0  # by this process; a resumed run starts at a later step
+    start: int = 0
+    step: int = field(init=False)
+    how: str = ""  # "" under way, then "done" or "stopped"
     tokens: float = 0.0
     first: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
@@ -61,51 +65,50 @@ class Seen:
 
     def __post_init__(self) -> None:
         self.began = self.now = self.clock()
+        self.step = self.start
 
     def add(self, metrics: Metrics) -> None:
         self.now = self.clock()
-        self.steps_here += 1
-        self.step = int(metrics.get("step", self.step + 1))
+        self.step += 1
         self.tokens += metrics.get("tokens", 0.0)
         said = {name: metrics[name] for name in self.numbers if name in metrics}
         self.first, self.last = said | self.first, self.last | said
 
-    def values(self, *, course: bool) -> str:
-        """ "nll 1.32  KL 0.04", or with its course "nll 5.21 → 1.32"."""
-        return "  ".join(
-            f"{label(name)} {number(self.first[name]) + ' → ' if course else ''}{number(self.last[name])}"
+    def values(self) -> list[str]:
+        """The numbers now (nll 1.32); once it is over, with their course (nll 5.21 → 1.32)."""
+        return [
+            f"{label(name)} {number(self.first[name]) + ' → ' if self.how else ''}{number(self.last[name])}"
             for name in self.numbers
             if name in self.last
-        )
+        ]
 
     def pace(self) -> str:
         seconds = self.now - self.began
         return f"{self.tokens / seconds:,.0f} tok/s" if self.tokens and seconds > 0 else ""
 
-    def seconds_left(self) -> float | None:
-        """By the mean pace of this process; None while nothing is known."""
-        if self.total is None or not self.steps_here:
-            return None
-        left = (self.total - self.step) * (self.now - self.began) / self.steps_here
-        return max(0.0, left - (self.clock() - self.now))
+    def when(self) -> str:
+        """Time left at the mean pace of this sitting, counting down between steps; what it took, once it is over."""
+        if self.how:
+            return duration(self.now - self.began)
+        if self.total is None or self.step == self.start:
+            return duration(self.clock() - self.began)
+        each = (self.now - self.began) / (self.step - self.start)
+        return f"{duration(max(0.0, (self.total - self.step) * each - (self.clock() - self.now)))} left"
 
-    def line(self, how: str) -> str:
-        """A plain line; ``how`` is "" under way, "done" or "stopped" at the end."""
+    def line(self) -> str:
         of = f"/{self.total:,}" if self.total else ""
-        left = self.seconds_left()
-        when = duration(self.now - self.began) if how or left is None else f"{duration(left)} left"
-        parts = [self.title, how, f"step {self.step:,}{of}", self.values(course=bool(how)), self.pace(), when]
+        parts = [self.title, self.how, f"step {self.step:,}{of}", *self.values(), self.pace(), self.when()]
         return "  ".join(part for part in parts if part)
 
 
 def number(value: float) -> str:
     """Three significant digits: 0.0123, 1.32, 1,200; very small and very large ones as 1.2e-05."""
-    if value == int(value) if abs(value) < 1e15 else False:
-        return f"{int(value):,}" if abs(value) < 1e6 else f"{value:.2e}"
-    if not 1e-3 <= abs(value) < 1e6:
-        return f"{value:.1e}" if abs(value) < float("inf") else str(value)
-    digits = 2 if abs(value) >= 1 else 3 if abs(value) >= 0.1 else 4
-    return f"{value:,.{max(0, digits - (len(str(int(abs(value)))) - 1))}f}"
+    size = abs(value)
+    if size == 0 or not math.isfinite(size):
+        return f"{value:.0f}"
+    if not 1e-3 <= size < 1e6:
+        return f"{value:.1e}"
+    return f"{value:,.{max(0, 2 - math.floor(math.log10(size)))}f}"
 
 
 def duration(seconds: float) -> str:
@@ -126,64 +129,58 @@ def label(name: str) -> str:
 def _lines(steps: Algorithm, seen: Seen, console: Console) -> Algorithm:
     """The first and the last step always; between them every tenth of the way, or when it was quiet for long."""
 
-    def say(how: str) -> None:
-        console.print(seen.line(how), markup=False, highlight=False, soft_wrap=True)
+    def say() -> None:
+        console.print(seen.line(), markup=False, highlight=False, soft_wrap=True)
 
-    said_at, tenth, how = seen.began, -1, "stopped"
+    said_at, tenth = seen.began, -1
     try:
         for metrics in steps:
             seen.add(metrics)
             passed = 10 * seen.step // seen.total if seen.total else 0
-            if passed > tenth or seen.now - said_at >= QUIET:
-                say("")
+            if (passed > tenth or seen.now - said_at >= QUIET) and seen.step != seen.total:
+                say()
                 said_at, tenth = seen.now, passed
             yield metrics
-        how = "done"
+        seen.how = "done"
     finally:
-        say(how)
+        seen.how = seen.how or "stopped"
+        say()
 
 
 # --- a terminal ------------------------------------------------------------------------------------
 
 
 def _live(steps: Algorithm, seen: Seen, console: Console) -> Algorithm:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=12),
-        TextColumn("{task.fields[share]:>5}  {task.fields[text]}", markup=False),
-        _Time(seen),
-    )
+    columns = (TextColumn(f"{seen.title:<{TITLE}}", markup=False), BarColumn(bar_width=BAR), _Rest(seen, console))
     redirect = sys.stdout.isatty()  # a piped stdout is left alone
     with Progress(*columns, console=console, refresh_per_second=4, redirect_stdout=redirect) as progress:
-        bar = progress.add_task(f"{seen.title:<20}", total=seen.total, share="", text="")
+        bar = progress.add_task("", total=seen.total, completed=seen.start)
         try:
             for metrics in steps:
                 seen.add(metrics)
-                progress.update(bar, completed=seen.step, share=_share(seen), text=_text(seen, course=False))
+                progress.update(bar, completed=seen.step)
                 yield metrics
+            seen.how = "done"
             progress.update(bar, total=max(1, seen.step), completed=max(1, seen.step))
         finally:
-            progress.update(bar, share=_share(seen), text=_text(seen, course=True))
+            seen.how = seen.how or "stopped"
 
 
-def _share(seen: Seen) -> str:
-    return f"{100 * seen.step // seen.total} %" if seen.total else f"{seen.step:,}"
+class _Rest(ProgressColumn):
+    """What stands to the right of the bar, cut to the width there is: first the pace goes, then the last numbers."""
 
-
-def _text(seen: Seen, *, course: bool) -> str:
-    return f"{seen.values(course=course):<34}  {seen.pace():>13}"
-
-
-class _Time(ProgressColumn):
-    """Time left, counting down between steps; the time it took once it is over."""
-
-    max_refresh = 0.2
-
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Seen, console: Console) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.console = seen, console
 
     def render(self, task: Task) -> Text:
-        left = None if task.finished else self.seen.seconds_left()
-        took = self.seen.now if task.finished else self.seen.clock()
-        return Text(duration(took - self.seen.began) if left is None else f"{duration(left)} left")
+        seen, when = self.seen, self.seen.when()
+        share = f"{100 * seen.step // seen.total} %" if seen.total else f"{seen.step:,}"
+        room = self.console.width - max(TITLE, len(seen.title)) - BAR - 2 - max(5, len(share)) - 4 - len("00:00 left")
+        values = seen.values()
+        while len("  ".join(values)) > room and values:
+            values.pop()
+        text = "  ".join(values)
+        if seen.pace() and len(text) + PACE <= room:
+            text = f"{text:<{min(room - PACE, 44)}}{seen.pace():>{PACE}}"
+        return Text(f"{share:>5}  {text:<{min(room, 44)}}  {when}", no_wrap=True, overflow="ellipsis")

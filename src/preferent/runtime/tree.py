@@ -67,7 +67,9 @@ class _Packing:
         storage = tensor.untyped_storage().data_ptr()
         view = (tensor.device, storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
         if view not in self._names:
-            name = where if where not in self.tensors else f"{where}#{len(self.tensors)}"  # {"a.b": …} and {"a": {"b"…
+            name = where
+            while name in self.tensors:  # {"a.b": …} and {"a": {"b": …}} meet in one name
+                name += "#"
             self._names[view] = name
             self.tensors[name] = self._own(tensor.detach().cpu().contiguous())
         return self._names[view]

@@ -1,9 +1,4 @@
-"""Show what this machine has, and what will be used.
-
-Examples:
-  preferent doctor
-  preferent doctor --json > machine.json
-"""
+"""The machine, measured: what it has, and what ``--device auto --dtype auto`` will use on it."""
 
 from __future__ import annotations
 
@@ -48,6 +43,7 @@ class Options:
     Examples:
       preferent doctor
       preferent doctor --json > machine.json
+
     """
 
     json: Annotated[bool, "print one JSON object instead of lines"] = False
@@ -72,7 +68,7 @@ def examined() -> dict[str, Any]:
         "memory": memory(),
         "libraries": {name: installed(name) for name in CORE},
         "extras": [extra._asdict() | {"version": installed(extra.package)} for extra in EXTRAS],
-        "gflops": {"float32": speeds, "bfloat16": round(gflops(dtype="bfloat16", seconds=0.3, size=512), 1)},
+        "gflops": {"float32": speeds, "bfloat16": round(gflops(dtype="bfloat16", seconds=0.5), 1)},
         "gpus": gpus(),
         "use": asdict(choice()),
     }
@@ -121,14 +117,14 @@ class Choice:
 
 def choice() -> Choice:
     """By what the device is, never by how fast it was just now: a stopwatch must not change results."""
-    import torch
+    from preferent.models.load import chosen_device, fast_bf16
 
-    if not torch.cuda.is_available():
-        return Choice("cpu", "float32", "there is no GPU that PyTorch can use; fp32 is what every CPU is fast at")
-    major, minor = torch.cuda.get_device_capability()
-    if major >= 8:
-        return Choice("cuda", "bfloat16", f"the GPU has bf16 arithmetic (compute capability {major}.{minor})")
-    return Choice("cuda", "float32", f"the GPU has no bf16 arithmetic (compute capability {major}.{minor}, below 8.0)")
+    device = chosen_device("auto")
+    if device.type == "cpu":
+        why = "PyTorch finds no GPU here; on a CPU it is float32 unless you say otherwise"
+    else:
+        why = "the first GPU; bfloat16 where it has such arithmetic, float32 elsewhere"
+    return Choice(device.type, "bfloat16" if fast_bf16(device, "auto") else "float32", why)
 
 
 def gpus() -> list[dict[str, Any]]:
@@ -181,8 +177,7 @@ def told(found: Mapping[str, Any]) -> list[str]:
         f"CPU          {cpu['name']} · {cpu['cores']} cores · PyTorch uses {cpu['threads']} threads",
         f"memory       {memory}",
         "speed        " + " · ".join(f"{speeds[n]} GFLOP/s fp32 on {n} core{'s' * (n != '1')}" for n in speeds),
-        f"bf16         {half} GFLOP/s: {half / full:.1f} times fp32"
-        + ("" if half > full else ", so fp32 is better here"),
+        f"             {half} GFLOP/s bf16 on {cpu['cores']} cores, {_advice(half / full)}",
     ]
     for gpu in found["gpus"] or [None]:
         lines.append(f"GPU          {_gpu(gpu)}" if gpu else "GPU          none")
@@ -192,6 +187,10 @@ def told(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"{extra['package']:<12} {mark}: {extra['purpose']}")
     use = found["use"]
     return [*lines, "", f"will use     {use['device']}, {use['dtype']}: {use['why']}"]
+
+
+def _advice(ratio: float) -> str:
+    return f"{ratio:.1f} times fp32: " + ("--dtype bfloat16 is worth a try" if ratio > 1.5 else "stay with fp32 here")
 
 
 def _gpu(gpu: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ class ModelOptions:
     model: Annotated[str, "what to start from: a Hugging Face folder, a Hub name, or a run folder (its model/)"]
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        "number format of weights and arithmetic; auto: bfloat16 where the device is fast at it, float32 elsewhere",
+        "number format of the arithmetic (weights stay float32); auto: bfloat16 on a GPU that has it, else float32",
     ] = "auto"
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
     lora: Annotated[int, "rank of a low-rank adapter (8 to 64 are usual); 0: train all weights", Ge(0)] = 0
@@ -87,7 +87,7 @@ class RunOptions:
         None
     )
     seed: Annotated[int, "seed of everything drawn at random", Ge(0)] = 0
-    eval_every: Annotated[int, "steps between evaluations; 0: only at the end", Ge(0)] = 50
+    eval_every: Annotated[int | None, "steps between evaluations; none: only at the end", Gt(0)] = 50
     save_every: Annotated[
         int | None, "steps between checkpoints; none: as often as keeps saving under 2 % of the time", Gt(0)
     ] = None

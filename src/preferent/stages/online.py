@@ -1,0 +1,137 @@
+"""What learning by sampling has in common: prompts, a sampler, a reward, and evaluation on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
+
+from preferent.config import UsageError
+from preferent.stages.options import DataOptions, SamplingOptions
+
+if TYPE_CHECKING:
+    from preferent.data.template import Template
+    from preferent.models.policy import LanguagePolicy
+    from preferent.rewards.learned import LearnedReward
+    from preferent.runtime.learner import LocalLearner
+    from preferent.runtime.run import Run
+    from preferent.sampling.local import LocalSampler
+    from preferent.types import Metrics, Policy, Prompt, Reward
+
+log = logging.getLogger(__name__)
+EVALUATION = 1 << 20  # added to the seed, so that evaluation draws other replies than training
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """Reward."""
+
+    reward: Annotated[
+        tuple[str, ...],
+        "a reward model's folder or Hub name, or file.py:function; several with weights: runs/rm=0.8, a.py:brief=0.2",
+    ]
+    combine: Annotated[
+        Literal["mean", "worst", "uncertain"], "how an ensemble's members become one score; worst: the lowest"
+    ] = "mean"
+    caution: Annotated[float, "with uncertain: what a unit of variance between members costs", Ge(0)] = 1.0
+    end_penalty: Annotated[float, "taken off the score of a reply that was cut off at its length", Ge(0)] = 1.0
+
+
+def prompts_template(policy: LanguagePolicy, data: DataOptions, sampling: SamplingOptions) -> Template:
+    """A template whose prompts leave room for the reply."""
+    from preferent.stages.training import template_of
+
+    room = data.max_length - sampling.max_new_tokens
+    if room < 1:
+        raise UsageError(
+            f"--max-length {data.max_length} leaves no room for a prompt before --max-new-tokens "
+            f"{sampling.max_new_tokens}: raise the one or lower the other."
+        )
+    return template_of(policy.tokenizer, data, max_length=room)
+
+
+def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int) -> LocalSampler:
+    """The sampler of a training run; what narrows its support is said, for it biases what is learned."""
+    from preferent.sampling.local import LocalSampler
+    from preferent.sampling.support import Support
+
+    support = Support(top_k=options.top_k, top_p=options.top_p, min_p=options.min_p)
+    if options.temperature == 0:
+        raise UsageError("--temperature 0 always draws the same reply, so there is nothing to compare: take 0.7 to 1.")
+    if not support.whole:
+        log.warning(
+            "Training on replies drawn with top-k, top-p or min-p is biased: they are scored with the whole "
+            "distribution, so the KL can look negative, and what may not be drawn is never unlearned."
+        )
+    return LocalSampler(
+        policy,
+        max_new_tokens=options.max_new_tokens,
+        end_tokens=template.end_tokens,
+        support=support,
+        stop=options.stop,
+        seed=seed,
+    )
+
+
+def reward_of(options: RewardOptions, policy: LanguagePolicy, *, device: str) -> tuple[Reward, LearnedReward | None]:
+    """The reward, and the reward model in it from which a critic can start, if there is one of the policy's tokens."""
+    from preferent.rewards.combined import EndRewarded, Weighted
+    from preferent.rewards.learned import LearnedReward
+    from preferent.rewards.load import load_reward
+
+    reward = load_reward(options.reward, policy.tokenizer, how=options.combine, caution=options.caution, device=device)
+    parts = [part for part, _ in reward.rewards.values()] if isinstance(reward, Weighted) else [reward]
+    learned = next((part for part in parts if isinstance(part, LearnedReward) and part.template is None), None)
+    return (EndRewarded(reward, options.end_penalty) if options.end_penalty else reward), learned
+
+
+def measuring(
+    learner: LocalLearner[Any],
+    reference: Policy,
+    sampler: LocalSampler,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    run: Run,
+) -> Callable[[int], Metrics]:
+    """Evaluation on held-out prompts, one reply each, drawn with the same noise; samples go to the run's folder."""
+    from preferent.algorithms.rollouts import described, scored
+    from preferent.data.batches import episodes, logprobs
+    from preferent.evaluation.text import distinct
+    from preferent.losses.policy import k1
+    from preferent.sampling.local import LocalSampler
+
+    drawn = LocalSampler(
+        sampler.policy,
+        max_new_tokens=sampler.max_new_tokens,
+        end_tokens=sorted(sampler.end_tokens),
+        stop=sampler.stop,
+        seed=sampler.seed + EVALUATION,
+    )
+
+    def measure(step: int) -> Metrics:
+        groups = drawn.sample(prompts, 1)
+        flat = [episode for group in groups for episode in group]
+        scores, parts = scored(reward, flat)
+        x = episodes(groups)
+        said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).cpu()
+        written(
+            run.samples(step),
+            [
+                {"prompt": e.prompt.info.get("messages"), "reply": e.text, "reward": s, "stop": e.stop}
+                for e, s in zip(flat, scores.tolist(), strict=True)
+            ],
+        )
+        kl = k1(logprobs(groups), said).sum(-1).mean().item()
+        texts = [episode.text for episode in flat]
+        return {**described(flat, scores, x), **parts, "kl": kl, "distinct_2": distinct(texts, 2)}
+
+    return measure
+
+
+def written(path: Path, rows: Sequence[object]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))

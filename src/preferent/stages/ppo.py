@@ -1,0 +1,90 @@
+"""PPO from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from preferent.algorithms.ppo import Config
+from preferent.config import group
+from preferent.stages.online import RewardOptions
+from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLOptions:
+    """KL and critic."""
+
+    kl: Annotated[float, "price of a nat of KL to the reference, in units of the reward", Ge(0)] = 0.05
+    kl_target: Annotated[float | None, "nats a reply: move the price towards this KL; none: a fixed price", Gt(0)] = (
+        None
+    )
+    kl_horizon: Annotated[int, "replies over which the price moves", Gt(0)] = 10_000
+    critic_lr: Annotated[float | None, "learning rate of the critic; none: that of the policy", Gt(0)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Reinforcement learning with a critic, against a reward, at a price for every nat that leaves the reference.
+
+    Prompts come from --data (``prompt``, or conversations that end with the user's turn). The critic starts from the
+    reward model where there is one, else from the policy.
+
+    Examples:
+        preferent ppo --model runs/sft --reward runs/rm --data prompts.jsonl --out runs/ppo
+        preferent ppo --model runs/sft --reward runs/rm=0.8 --reward short.py:brief=0.2 --data p.jsonl --out runs/ppo
+    """
+
+    model: ModelOptions
+    data: DataOptions
+    reward: RewardOptions
+    ppo: Config = field(default_factory=Config)
+    price: KLOptions = KLOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=64)
+    run: RunOptions
+
+
+def run(options: Options) -> None:
+    """Train, and write the policy as a Hugging Face folder."""
+    from preferent.algorithms.ppo import ppo
+    from preferent.data.load import load_prompts
+    from preferent.models.load import actor_critic, save
+    from preferent.rewards.shaping import AdaptiveKL
+    from preferent.stages import online, plan, training
+
+    with training.opened(options, reads=training.readable(options.reward.reward)) as run:
+        policy = training.policy_of(options.model, temperature=options.sampling.temperature)
+        template = online.prompts_template(policy, options.data, options.sampling)
+        held_out = training.held_out(load_prompts, options.data, template, run)
+        reward, learned = online.reward_of(options.reward, policy, device=options.model.device)
+        size = options.optimiser.batch
+        prompts, batches = training.batched(
+            load_prompts, "prompts", options.data, template, run, options.run, size=options.optimiser.batch
+        )
+        reference = policy.frozen()
+        model = actor_critic(policy, learned.members[0] if learned else None)
+        updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
+        learner = training.learner_of(
+            model, options.optimiser, options.run, options.model, updates=updates, critic_lr=options.price.critic_lr
+        )
+        if options.run.dry_run:
+            models = {"policy": policy, "critic": model.critic, "reference": reference}
+            plan.show(options, models, prompts, updates=updates)
+            return
+        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
+        horizon = options.price.kl_horizon if options.price.kl_target else None
+        price = AdaptiveKL(options.price.kl, options.price.kl_target or 6.0, horizon)
+        training.trained(
+            run,
+            ppo(learner, reference, sampler, reward, batches, price=price, config=options.ppo, seed=options.run.seed),
+            options.run,
+            {"learner": learner, "data": batches, "price": price},
+            title="PPO",
+            total=len(batches),
+            numbers=("reward", "kl", "length"),
+            measure=online.measuring(learner, reference, sampler, reward, held_out, run) if held_out else None,
+            save=lambda folder: save(policy, folder),
+        )

@@ -1,0 +1,142 @@
+"""Reward models from the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from annotated_types import Ge, Gt
+
+from preferent.config import UsageError, group
+from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+
+if TYPE_CHECKING:
+    from preferent.data.batches import Opinion
+    from preferent.models.scorer import ScoringModel
+    from preferent.runtime.learner import LocalLearner
+    from preferent.types import Pairs
+
+FOLDS = 5  # a member leaves out one fold of the prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions:
+    """Reward model."""
+
+    members: Annotated[int, "models of an ensemble, each with a seed and a split of its own", Gt(0)] = 1
+    centring: Annotated[float, "weight of (r_w + r_l)², which keeps scores near zero", Ge(0)] = 0.0
+    margins: Annotated[
+        tuple[float, ...], "margin for each strength of preference from 0 up, such as 0 1 2 3; none given: no margins"
+    ] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train a reward model, or an ensemble of them, on comparisons.
+
+    Rows hold ``prompt``, ``chosen`` and ``rejected``, or ``prompt``, ``completions`` and ``ranks``; ``choice`` (soft
+    labels) and ``strength`` are honoured. Accuracy is on decided comparisons; give --eval-data to see it held out.
+
+    Examples:
+        preferent reward --model runs/sft --data prefs.jsonl --eval-data held.jsonl --out runs/rm
+        preferent reward --model runs/sft --data prefs.jsonl --members 3 --out runs/rm
+    """
+
+    model: ModelOptions
+    data: DataOptions
+    reward: RewardOptions = RewardOptions()
+    optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-5, schedule="cosine")
+    run: RunOptions
+
+
+def run(options: Options) -> None:
+    """Train the members side by side, and write a Hugging Face folder for each."""
+    from functools import partial
+
+    from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
+    from preferent.data import batches as collate
+    from preferent.data.load import load_preferences
+    from preferent.stages import plan, training
+
+    if options.data.streaming:
+        raise UsageError("Reward models hold their comparisons in memory, to split them among members: no --streaming.")
+    with training.opened(options) as run:
+        each = range(options.reward.members)
+        scorers = [training.scorer_of(options.model, seed=options.run.seed + i) for i in each]
+        template = training.template_of(scorers[0].tokenizer, options.data)
+        rows = training.loaded(load_preferences, options.data, template, run)
+        held_out = training.held_out(load_preferences, options.data, template, run)
+        pairs = partial(collate.pairs, margins=dict(enumerate(options.reward.margins)))
+        splits = [split(rows, i, options.reward.members) for i in each]
+        epochs, size = options.run.epochs, options.optimiser.batch
+        updates = options.run.steps or max(1, round(epochs * min(map(len, splits)) / size))
+        batches = [collate.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
+        learners = [
+            training.learner_of(scorer, options.optimiser, options.run, options.model, updates=updates)
+            for scorer in scorers
+        ]
+        if options.run.dry_run:
+            plan.show(options, {f"member {i}": scorer for i, scorer in enumerate(scorers)}, rows, updates=updates)
+            return
+        objective = BradleyTerry(centring=options.reward.centring)
+        steps = ensemble([reward_model(*member, objective=objective) for member in zip(learners, batches, strict=True)])
+
+        def measure(_: int) -> dict[str, float]:
+            assert held_out is not None  # noqa: S101  (asked only where it is given)
+            return measured(learners, list(collate.in_order(held_out, size, pairs)), objective)
+
+        training.trained(
+            run,
+            steps,
+            options.run,
+            {f"member-{i}": learners[i] for i in each} | {f"data-{i}": batches[i] for i in each},
+            title="Reward model",
+            total=updates,
+            numbers=("loss", "accuracy"),
+            measure=measure if held_out else None,
+            save=lambda folder: save_members(scorers, splits, folder),
+        )
+
+
+def split(rows: Sequence[Opinion], member: int, members: int) -> list[Opinion]:
+    """The member's rows: all of them for one model, else all but one fold of the prompts, another for each member."""
+    from preferent.data.batches import keyed
+
+    if members == 1:
+        return list(rows)
+    folds = max(FOLDS, members)
+    kept = [row for row in rows if keyed("fold", row.comparison.context.tokens) % folds != member]
+    return kept or list(rows)
+
+
+def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], objective: Any) -> dict[str, float]:
+    """Each member on the held-out comparisons, and the ensemble's own accuracy: that of the mean of the scores."""
+    import torch
+
+    said = [learner.measure(batches, objective) for learner in learners]
+    mean = {name: sum(one[name] for one in said) / len(said) for name in said[0]}
+    if len(learners) == 1:
+        return mean
+    right = decided = 0.0
+    for x in batches:
+        score = torch.stack([learner.map(x.replies, lambda m, cut: m.scores(cut)[:, 0]).cpu() for learner in learners])
+        better, worse = score.mean(0)[x.better], score.mean(0)[x.worse]
+        counts = x.weight.where(x.choice != 0.5, 0)
+        right += ((better > worse).float() * counts).sum().item()
+        decided += counts.sum().item()
+    return {**mean, "ensemble_accuracy": right / max(decided, 1e-9)}
+
+
+def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[Opinion]], folder: Path) -> None:
+    """A folder for one model, ``member-i`` for several; ``score.json`` holds the scale of the scores."""
+    from preferent.models.load import save
+    from preferent.rewards.learned import scale_of
+
+    for i, scorer in enumerate(scorers):
+        place = folder / f"member-{i}" if len(scorers) > 1 else folder
+        save(scorer, place)
+        scale = scale_of(scorer, splits[0][:1000])
+        (place / "score.json").write_text(json.dumps({"mean": scale.mean, "std": scale.std}))
