@@ -81,7 +81,11 @@ class CutPairs(CutRows):
 
 
 def listed(prompts: Prompts, n: int) -> list[int]:
-    return list(range(n)[prompts] if isinstance(prompts, slice) else prompts)
+    """The prompts as numbers from 0 to n - 1. Raises ValueError where one is named twice, IndexError where none is."""
+    chosen = list(range(n)[prompts]) if isinstance(prompts, slice) else [range(n)[prompt] for prompt in prompts]
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"a batch is cut into different prompts: one of {chosen} is named twice")
+    return chosen
 
 
 def renumbered(index: Tensor, kept: Sequence[int], n: int) -> Tensor:

@@ -20,13 +20,13 @@ Y = TypeVar("Y")
 B = TypeVar("B", bound="Batch")
 Out = TypeVar("Out")
 M_co = TypeVar("M_co", covariant=True)
-X_contra = TypeVar("X_contra", contravariant=True)
 M_contra = TypeVar("M_contra", contravariant=True)
 B_contra = TypeVar("B_contra", contravariant=True)
+Metrics = Mapping[str, float]
+Algorithm = Iterator[Metrics]  # yields once per step that can be resumed from
+
 
 # --- feedback: what somebody said about some options (text or behaviour; no tensors) -------------
-
-
 @dataclass(frozen=True, slots=True)
 class Comparison(Generic[X, Y]):
     """A context and the options to choose between: prompt and replies, state and segments."""
@@ -37,17 +37,13 @@ class Comparison(Generic[X, Y]):
 
 @dataclass(frozen=True, slots=True)
 class Preference(Generic[X, Y]):
-    """A comparison, answered, in canonical order whatever order was shown.
-
-    ``choice`` is a distribution over the options: (1, 0), (.5, .5) for a tie, (.8, .2) for a soft label.
-    ``strength`` is how much better on the annotator's scale (0 none … 3 much); ``both_bad`` is not a tie.
-    """
+    """A comparison, answered, in canonical order whatever order was shown."""
 
     comparison: Comparison[X, Y]
-    choice: tuple[float, ...]
+    choice: tuple[float, ...]  # a distribution over the options: (1, 0), (.5, .5) for a tie, (.8, .2) for a soft label
     annotator: str = ""
-    strength: float | None = None
-    both_bad: bool = False
+    strength: float | None = None  # how much better, on the annotator's scale: 0 not at all … 3 much
+    both_bad: bool = False  # which is not a tie
     judgements: tuple[str, ...] = ()  # ids in the store
 
 
@@ -62,8 +58,6 @@ class Ranking(Generic[X, Y]):
 
 
 # --- text: what a policy was asked and what it said ----------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A question, tokenised once, with the data columns that its reward needs (``info["messages"]``: the text)."""
@@ -110,8 +104,6 @@ class Score(NamedTuple):
 
 
 # --- tensors -------------------------------------------------------------------------------------
-
-
 class Batch(Protocol):
     """Something that can be cut between prompts, and nowhere else."""
 
@@ -185,12 +177,7 @@ class Loss:
     metrics: Mapping[str, Mean] = field(default_factory=dict)
 
 
-Metrics = Mapping[str, float]
-Algorithm = Iterator[Metrics]  # yields once per step that can be resumed from
-
 # --- verbs ---------------------------------------------------------------------------------------
-
-
 class Policy(Protocol):
     """Anything that gives tokens a probability. A reference is a policy that nobody updates."""
 
@@ -209,10 +196,10 @@ class ActorCritic(Policy, Critic, Protocol):
     def read_with_values(self, x: Replies, *, entropy: bool = False) -> tuple[Reading, Tensor]: ...
 
 
-class Scorer(Protocol[X_contra]):
+class Scorer(Protocol[B_contra]):
     """A trainable reward on a batch of anything."""
 
-    def scores(self, x: X_contra) -> Tensor: ...  # [r, h]: for each reply and head, read at its last present token
+    def scores(self, x: B_contra) -> Tensor: ...  # [r, h]: for each reply and head, read at its last present token
 
 
 class Sampler(Protocol):
@@ -242,10 +229,7 @@ class Objective(Protocol[M_contra, B_contra]):
 
 
 class Learner(Protocol[M_co]):
-    """Owns parameters and optimiser; the only place that knows devices, ranks, precision, cuts and division.
-
-    A batch is cut between prompts by a token budget and shared among ranks, in ``update`` and ``map`` alike.
-    """
+    """Owns parameters and optimiser; the only place that knows devices, ranks, precision, cuts and division."""
 
     @property
     def model(self) -> M_co: ...
@@ -253,8 +237,9 @@ class Learner(Protocol[M_co]):
     @property
     def version(self) -> int: ...  # updates made; randomness is keyed by it, so that a resumed run draws the same
 
-    def update(self, batch: B, objective: Objective[M_co, B]) -> Metrics: ...  # one optimiser step on the whole batch
-    def map(self, batch: B, f: Callable[[M_co, B], Out]) -> Out: ...  # the same cuts, no gradients, results in order
+    # Both cut the batch between prompts, by a token budget, and share it among ranks; ``update`` then makes one step.
+    def update(self, batch: B, objective: Objective[M_co, B]) -> Metrics: ...
+    def map(self, batch: B, f: Callable[[M_co, B], Out]) -> Out: ...  # no gradients, results in order
     def weights(self) -> Mapping[str, Tensor]: ...
 
 

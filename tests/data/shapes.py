@@ -39,7 +39,7 @@ def word_level() -> Any:
 
 
 def sentence_pieces() -> Any:
-    """Spaces written as ▁, one put before each piece of text, as Llama 2's tokenizer does: what is tokenised apart gets it too."""
+    """Spaces written as ▁, and one put before each text, as Llama 2's tokenizer does: text taken apart gets it too."""
     from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 
     core = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))  # noqa: S106  no password
@@ -88,6 +88,13 @@ CHATML_MARKED_SHORT = CHATML_MARKED.replace(
     "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}",
     "{{ message['content'] }}{% endgeneration %}{{ '<|im_end|>' }}",
 )
+
+# Marks that begin too early: the header is the prompt's, and nobody's to learn.
+CHATML_MARKED_HEADER = """\
+{% for message in messages %}{% if message['role'] == 'assistant' %}{% generation %}\
+{{ '<|im_start|>assistant\n' + message['content'] + '<|im_end|>\n' }}{% endgeneration %}{% else %}\
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}\
+{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
 
 LLAMA3 = """\
 {{ bos_token }}{% for message in messages %}{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}\
@@ -141,6 +148,7 @@ TEMPLATES = {
     "ChatML": CHATML,
     "ChatML, marked": CHATML_MARKED,
     "ChatML, marked without the end": CHATML_MARKED_SHORT,
+    "ChatML, marked with the header": CHATML_MARKED_HEADER,
     "Llama 3": LLAMA3,
     "Mistral": MISTRAL,
     "Gemma": GEMMA,

@@ -172,6 +172,14 @@ def test_decoding_a_reply_gives_back_its_content(text: str) -> None:
     assert template.decode(reply.tokens) == text
 
 
+@settings(max_examples=20, deadline=None)
+@given(messages=conversations())
+def test_the_header_of_a_reply_is_never_its_own_even_when_a_mark_begins_before_it(messages: Any) -> None:
+    marked = template_for("ChatML, marked with the header").demonstration(messages)
+    plain = template_for("ChatML").demonstration(messages)
+    assert (marked.prompt.tokens, marked.reply) == (plain.prompt.tokens, plain.reply)
+
+
 # --- borders between tokens ----------------------------------------------------------------------
 
 
@@ -371,6 +379,17 @@ def test_text_without_turns_is_learned_behind_its_first_token_and_ends() -> None
     assert text_of(template, row.prompt.tokens + row.reply.tokens) == "hello world</s>"
     assert len(row.prompt.tokens) == 1
     assert all(row.reply.learn)
+
+
+def test_a_tokenizer_written_in_python_serves_as_well() -> None:
+    """ByT5's, bytes plus 3: it knows no offsets, which borders are not found by."""
+    from transformers import ByT5Tokenizer
+
+    template = Template(ByT5Tokenizer(), chat_template=TEMPLATES["no end"])
+    row = template.demonstration((user("hello"), assistant("you"), user("how"), assistant("well")))
+    assert row.prompt.tokens == tuple(byte + 3 for byte in b"user: hello\nassistant:")
+    assert row.reply.tokens == (*(byte + 3 for byte in b" you\nuser: how\nassistant: well"), 1)
+    assert row.reply.learn == (True,) * 4 + (False,) * 21 + (True,) * 6
 
 
 def test_an_unpaired_reply_keeps_its_label() -> None:

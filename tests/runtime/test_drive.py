@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from killing import PROCESSES, alone, deaths
 
@@ -176,6 +176,7 @@ def test_evaluation_comes_every_so_many_steps_and_at_the_last_one():
 
 
 @given(st.lists(st.floats(), min_size=1), st.sampled_from(["max", "min"]))
+@example([math.nan, 1.0], "max")
 def test_the_best_is_the_first_extreme_and_never_nan(numbers, direction):
     best, kept = Best("x", direction), []
     list(best_kept(values("x", *numbers), best, kept.append))
@@ -277,13 +278,26 @@ def test_the_stopwatch_does_save():
 
 # --- signals -------------------------------------------------------------------------------------
 
-LONG = Plan(last=8, save_every=100, eval_every=2, keep_best=True)
+LONG = Plan(last=40, save_every=100, eval_every=2, keep_best=True)
 
 
 def run_until_stopped(folder: Path, pause: float) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     try:
         list(driven(LONG, folder, pause))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def one_long_step(folder: Path) -> None:
+    def steps() -> Iterator[Mapping[str, float]]:
+        (folder / "begun").write_text("\n")
+        time.sleep(100)
+        yield {}
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        list(checkpointed(steps(), 1, {}, folder / "checkpoints"))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -311,10 +325,9 @@ def test_a_signal_lets_the_step_finish_saves_it_and_resuming_equals_not_stopping
 
 
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
-    process = PROCESSES.Process(target=run_until_stopped, args=(tmp_path, 100.0), daemon=True)
+    process = PROCESSES.Process(target=one_long_step, args=(tmp_path,), daemon=True)
     process.start()
-    wait_for_lines(tmp_path / "metrics.jsonl", 0)
-    time.sleep(0.5)  # until the first step, which takes 100 s, has begun
+    wait_for_lines(tmp_path / "begun", 1)
     os.kill(process.pid, signal.SIGINT)
     process.join(0.5)
     assert process.exitcode is None

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from preferent.config import UsageError
 from preferent.types import Demonstration, Episode, Pairs, Preference, Prompt, Ranking, Replies, Reply
 
 Row = TypeVar("Row")
@@ -54,7 +55,7 @@ def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None 
     """Preferences and rankings over a batch in which a prompt, and a reply to it, stands once.
 
     A ranking becomes all its pairs, weighing one together (InstructGPT's K-wise loss). ``margins`` gives the margin
-    for each strength (Llama 2, table 27); without it, margins are 0.
+    for each strength (Llama 2, table 27); without it, margins are 0. Raises UsageError for a strength not among them.
     """
     groups: dict[tuple[int, ...], tuple[Prompt, dict[tuple[int, ...], Reply]]] = {}
     for opinion in opinions:
@@ -69,36 +70,59 @@ def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None 
         for context in [opinion.comparison.context.tokens]
         for a, b, choice, margin, weight in compared(opinion, margins or {})
     ]
-    better, worse, choice, margin, weight = zip(*edges, strict=True)
+    better, worse, choice, margin, weight = zip(*edges, strict=True) if edges else ((),) * 5
     return Pairs(
         replies([(prompt, list(known.values())) for prompt, known in groups.values()]),
-        better=torch.tensor(better),
-        worse=torch.tensor(worse),
-        choice=torch.tensor(choice),
-        margin=torch.tensor(margin),
-        weight=torch.tensor(weight),
+        better=torch.tensor(better, dtype=torch.long),
+        worse=torch.tensor(worse, dtype=torch.long),
+        choice=torch.tensor(choice, dtype=torch.float32),
+        margin=torch.tensor(margin, dtype=torch.float32),
+        weight=torch.tensor(weight, dtype=torch.float32),
     )
 
 
+def by_prompt(opinions: Sequence[Opinion]) -> list[list[Opinion]]:
+    """All opinions on replies to one prompt together, so that a batch holds each prompt and reply once."""
+    groups: dict[tuple[int, ...], list[Opinion]] = {}
+    for opinion in opinions:
+        groups.setdefault(opinion.comparison.context.tokens, []).append(opinion)
+    return list(groups.values())
+
+
+def grouped_pairs(groups: Sequence[Sequence[Opinion]], *, margins: Mapping[float, float] | None = None) -> Pairs:
+    """``pairs`` of what ``by_prompt`` gives."""
+    return pairs([opinion for group in groups for opinion in group], margins=margins)
+
+
 def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple[Reply, Reply, float, float, float]]:
-    """(better, worse, P(better is better), margin, weight) for each pair of options; equal ranks are ties."""
+    """(better, worse, P(better is better), margin, weight) for each pair of options; equal ranks are ties.
+
+    Of two options that a choice among several gives no chance at all, it says nothing: they are no pair.
+    """
     options = opinion.comparison.options
-    for i, j in every_pair(len(options)):
-        weight = 2 / (len(options) * (len(options) - 1))
-        if isinstance(opinion, Ranking):
+    every = list(combinations(range(len(options)), 2))
+    if isinstance(opinion, Ranking):
+        for i, j in every:
             a, b = (i, j) if opinion.ranks[i] <= opinion.ranks[j] else (j, i)
             choice = 0.5 if opinion.ranks[i] == opinion.ranks[j] else 1.0
-            margin = 0.0
-        else:
-            a, b = (i, j) if opinion.choice[i] >= opinion.choice[j] else (j, i)
-            total = opinion.choice[a] + opinion.choice[b]
-            choice = opinion.choice[a] / total if total else 0.5
-            margin = margins.get(opinion.strength, 0.0) if opinion.strength is not None else 0.0
-        yield options[a], options[b], choice, margin, weight
+            yield options[a], options[b], choice, 0.0, 1 / len(every)
+        return
+    told = [(i, j) for i, j in every if opinion.choice[i] + opinion.choice[j] > 0]
+    margin = margin_of(opinion.strength, margins)
+    for i, j in told:
+        a, b = (i, j) if opinion.choice[i] >= opinion.choice[j] else (j, i)
+        choice = opinion.choice[a] / (opinion.choice[a] + opinion.choice[b])
+        yield options[a], options[b], choice, margin, 1 / len(told)
 
 
-def every_pair(n: int) -> Iterator[tuple[int, int]]:
-    yield from combinations(range(n), 2)
+def margin_of(strength: float | None, margins: Mapping[float, float]) -> float:
+    """How much higher the better one should score; 0 where nobody said how much better it is."""
+    if strength is None or not margins:
+        return 0.0
+    if strength not in margins:
+        known = ", ".join(f"{one:g}" for one in sorted(margins))
+        raise UsageError(f"A preference of strength {strength:g} has no margin: --margins gives them for {known}.")
+    return margins[strength]
 
 
 def moved(batch: Any, device: torch.device) -> Any:

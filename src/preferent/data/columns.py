@@ -94,7 +94,7 @@ def parse(data: Data, *, kind: Kind | None = None, columns: Mapping[str, str] | 
         raise BadRow(
             "not demonstrations: label says which completions are good; imitating all of them would learn the bad ones"
         )
-    used = found.needs | (OPTIONAL if found.name in PAIRS else set())
+    used = found.needs - {"turns"} | (OPTIONAL if found.name in PAIRS else set())
     parsed = Parsed(found.read(named_as_here), found.name, {k: v for k, v in named_as_here.items() if k not in used})
     if kind is not None and parsed.kind != kind:
         raise wrong_end(kind)
@@ -189,14 +189,15 @@ def read_ranking(data: Data) -> Choice:
         raise BadRow(f"not a ranking: there are {len(completions)} completions and {len(ranks)} ranks")
     if len(completions) < 2:
         raise BadRow(f"not a ranking: it takes two completions, got {len(completions)}")
-    order = sorted({number(rank, "ranks") for rank in ranks})
+    numbers = [number(rank, "ranks") for rank in ranks]
+    order = sorted(set(numbers))
     replies = tuple(after(prompt, reply, f"completion {i}") for i, reply in enumerate(completions, 1))
     seen: dict[object, int] = {}
     for i, reply in enumerate(replies, 1):
         if seen.setdefault(spoken(reply), i) != i:
             raise BadRow(f"equal completions: {seen[spoken(reply)]} and {i} are the same reply")
     annotator, judgements = who(data)
-    return Ranking(Comparison(prompt, replies), tuple(order.index(rank) for rank in ranks), annotator, judgements)
+    return Ranking(Comparison(prompt, replies), tuple(map(order.index, numbers)), annotator, judgements)
 
 
 def read_unpaired(data: Data) -> Noun:

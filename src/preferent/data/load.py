@@ -84,7 +84,10 @@ class Loaded(Sequence[T], Generic[T]):
         return replace(self, rows=self.rows[i]) if isinstance(i, slice) else self.rows[i]
 
     def batches(self, size: int, *, seed: int = 0, epochs: float = 1.0, steps: int | None = None) -> Batches[T, Any]:
-        """Batches in keyed shuffled order, to be given to an algorithm."""
+        """Batches in keyed shuffled order, to be given to an algorithm; opinions on one prompt stay together."""
+        if self.collate is batches.pairs:
+            groups: Sequence[Any] = batches.by_prompt(cast(Sequence[Any], self.rows))
+            return Batches(groups, size, batches.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
         return Batches(self.rows, size, self.collate, seed=seed, epochs=epochs, steps=steps)
 
 

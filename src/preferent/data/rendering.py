@@ -75,15 +75,16 @@ def written(
         before = render(i, True)
         if not full.startswith(before):
             raise changed(before, full, prompt=i == start)
-        until = render(i + 1, False) if marks is None else full
-        if not full.startswith(until):
+        until = render(i + 1, False) if marks is None or "tool_calls" in messages[i] else full
+        if marks is None and not full.startswith(until):
             raise changed(until, full, prompt=False)
         if not calls_written(messages[i], until[len(before) :]):
             raise BadRow(f"tool calls that are not written: the chat template leaves out those of turn {i + 1}")
         found.append((len(before), len(until)))
     first, last = found[0][0], found[-1][0]
     if marks is not None:
-        found, tail = [(max(a, first), b) for a, b in marks if b > first], ""
+        heads = [head for head, _ in found]
+        found, tail = [(max(a, *(h for h in heads if h < b)), b) for a, b in marks if b > first], ""
     if not found or found[-1][1] <= last:
         raise BadRow("generation marks without the reply: the chat template marks nothing of the last turn")
     spans = tuple(closed(full, a, b, ends, tail) for a, b in found)

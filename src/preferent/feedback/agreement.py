@@ -21,7 +21,7 @@ Y = TypeVar("Y")
 Text = Callable[[Any], str]
 Counts = NDArray[np.float64]
 
-FEWEST_DEFINED = 0.5  # of the bootstrap's resamples, for an interval to mean anything
+FEWEST_DEFINED = 0.9  # of the bootstrap's resamples: the others are left out, and too many would bend the interval
 
 
 class Agreement(NamedTuple):
@@ -58,7 +58,7 @@ def krippendorff(units: Iterable[Sequence[Hashable]], *, resamples: int = 1000, 
     """α over units, each the labels that it was given; who was missing is simply not there.
 
     The interval is the percentile bootstrap over units. Resamples in which α is undefined are left out; where they
-    are most, there is no interval.
+    are more than a tenth, there is no interval.
     """
     counts = table([unit for unit in units if len(unit) >= 2])
     n, labels = len(counts), int(counts.sum())
@@ -69,7 +69,7 @@ def krippendorff(units: Iterable[Sequence[Hashable]], *, resamples: int = 1000, 
         return Agreement(None, None, None, n, labels, "all labels are the same, so chance would agree as well")
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
     defined = (found := alphas(counts, drawn))[~np.isnan(found)]
-    if len(defined) <= FEWEST_DEFINED * resamples:
+    if len(defined) < FEWEST_DEFINED * resamples:
         return Agreement(alpha, None, None, n, labels, f"α is defined in {len(defined)} of {resamples} resamples")
     low, high = np.quantile(defined, [0.025, 0.975])
     return Agreement(alpha, float(low), float(high), n, labels)

@@ -65,7 +65,7 @@ class Crowd(Generic[X, Y]):
     seed: int
     people: int = 9
     per_comparison: int = 3
-    sharpness: float = 10.0  # log-odds for one unit of utility, for a person of reliability 1
+    sharpness: float = 14.0  # log-odds for one unit of utility, for a person of reliability 1
     reliability: tuple[float, float] = (0.5, 1.0)
     position_bias: float = 0.15  # log-odds for what is shown first
     length_bias: float = 0.02  # log-odds for each word more
@@ -87,7 +87,13 @@ class Crowd(Generic[X, Y]):
 
     def __call__(self, comparisons: Sequence[Comparison[X, Y]], /) -> list[Preference[X, Y]]:
         """Everybody's answers, those to one comparison one after another. Raises UsageError where not two options."""
-        return [self.answer(each, person) for each in comparisons for person in self.panel(each)]
+        gaps = [self.gap(each) for each in comparisons]
+        pairs = zip(comparisons, gaps, strict=True)
+        return [self.answer(each, person, gap=gap) for each, gap in pairs for person in self.panel(each)]
+
+    def gap(self, comparison: Comparison[X, Y]) -> float:
+        """How much more useful the first option is. Raises UsageError where there are not two."""
+        return gap_of(comparison, self.utility)
 
     def panel(self, comparison: Comparison[X, Y]) -> list[int]:
         """The people who are asked."""
@@ -95,8 +101,12 @@ class Crowd(Generic[X, Y]):
         order = sorted(range(self.people), key=lambda person: chance(self.seed, "panel", *key, person))
         return sorted(order[: self.per_comparison])
 
-    def answer(self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None) -> Preference[X, Y]:
+    def answer(
+        self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None, gap: float | None = None
+    ) -> Preference[X, Y]:
         """What one person says. ``shown_first`` is drawn when not given; either way the record is in canonical order.
+
+        ``gap`` is that of the utilities, for who has it already.
 
         One draw decides; it is laid over the options in the order of their texts, so that swapping them changes nothing
         but the places.
@@ -105,7 +115,7 @@ class Crowd(Generic[X, Y]):
         flipped = self.text(comparison.options[0]) > self.text(comparison.options[1])
         if shown_first is None:
             shown_first = int((chance(self.seed, "order", *key, person) < 0.5) != flipped)
-        p = self.probabilities(comparison, person, shown_first=shown_first)
+        p = self.probabilities(comparison, person, shown_first=shown_first, gap=gap)
         drawn = chance(self.seed, "answer", *key, person)
         low, up = (p.second, SECOND), (p.first, FIRST)
         (below, if_below), (_, otherwise) = (low, up) if flipped else (up, low)
@@ -113,17 +123,16 @@ class Crowd(Generic[X, Y]):
         return Preference(comparison, choice, annotator=f"{self.name}, person {person + 1}")
 
     def probabilities(
-        self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None
+        self, comparison: Comparison[X, Y], person: int, *, shown_first: int | None = None, gap: float | None = None
     ) -> Probabilities:
         """Exactly what ``answer`` draws from; over both orders of presentation when ``shown_first`` is not given."""
+        gap = self.gap(comparison) if gap is None else gap
         if shown_first is None:
-            both = [self.probabilities(comparison, person, shown_first=i) for i in (0, 1)]
+            both = [self.probabilities(comparison, person, shown_first=i, gap=gap) for i in (0, 1)]
             return Probabilities(*(sum(pair) / 2 for pair in zip(*both, strict=True)))
-        a, b = two(comparison)
-        gap = self.utility(comparison.context, a) - self.utility(comparison.context, b)
-        longer = len(self.text(a).split()) - len(self.text(b).split())
+        longer, than = (len(self.text(option).split()) for option in comparison.options)
         position = self.position_bias * (1 - 2 * shown_first)
-        z = self.sharpness * self.reliability_of(person) * gap + position + self.length_bias * longer
+        z = self.sharpness * self.reliability_of(person) * gap + position + self.length_bias * (longer - than)
         tie = (1 - self.lapse) * self.tie_rate * math.exp(-self.sharpness * abs(gap))
         first = self.lapse / 2 + (1 - self.lapse - tie) * logistic(z)
         return Probabilities(first, tie, 1 - first - tie)
@@ -160,26 +169,28 @@ def noise_ceiling(
     preferences: Sequence[Preference[X, Y]], utility: Callable[[X, Y], float], *, text: Text | None = None
 ) -> Ceiling:
     """Counted on a crowd's own answers: give it the comparisons that a reward model's accuracy is measured on."""
-    single = [hit for each in preferences if (hit := agrees(each, utility)) is not None]
-    majority = [hit for each in merged(preferences, text=text) if (hit := agrees(each, utility)) is not None]
+    groups = list(by_comparison(preferences, text=text).values())
+    gaps = [gap_of(group[0].comparison, utility) for group in groups]
+    pairs = list(zip(groups, gaps, strict=True))
+    single = [hit for group, gap in pairs for each in group if (hit := agrees(each.choice, gap)) is not None]
+    majority = [hit for group, gap in pairs if (hit := agrees(together(group).choice, gap)) is not None]
     ties = sum(each.choice[0] == each.choice[1] for each in preferences) / max(1, len(preferences))
     return Ceiling(mean(single), mean(majority), len(single), len(majority), ties)
 
 
-def agrees(preference: Preference[X, Y], utility: Callable[[X, Y], float]) -> float | None:
+def agrees(choice: tuple[float, ...], gap: float) -> float | None:
     """1 where the option of higher utility got the greater share, ½ where utilities are equal, None for a tie."""
-    a, b = two(preference.comparison)
-    if preference.choice[0] == preference.choice[1]:
+    if choice[0] == choice[1]:
         return None
-    gap = utility(preference.comparison.context, a) - utility(preference.comparison.context, b)
-    return 0.5 if gap == 0 else float((gap > 0) == (preference.choice[0] > preference.choice[1]))
+    return 0.5 if gap == 0 else float((gap > 0) == (choice[0] > choice[1]))
 
 
-def two(comparison: Comparison[X, Y]) -> tuple[Y, Y]:
-    """The options of a pair. Raises UsageError when there are more or fewer."""
+def gap_of(comparison: Comparison[X, Y], utility: Callable[[X, Y], float]) -> float:
+    """How much more useful the first option is than the second. Raises UsageError when there are not two."""
     if len(comparison.options) != 2:
         raise UsageError(f"A comparison is of two options here; got {len(comparison.options)}. Ask in pairs.")
-    return comparison.options[0], comparison.options[1]
+    a, b = comparison.options
+    return utility(comparison.context, a) - utility(comparison.context, b)
 
 
 def mean(values: Sequence[float]) -> float | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +16,7 @@ from torch import nn
 from preferent.config import UsageError
 from preferent.models.policy import LanguageActorCritic, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
-from preferent.models.scorer import ScoringModel
+from preferent.models.scorer import HeadedTrunk, ScoringModel
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -25,19 +28,20 @@ def load_policy(
     temperature: float = 1.0,
     lora: int = 0,
     lora_alpha: float = 32.0,
+    seed: int = 0,
     trust_remote_code: bool = False,
 ) -> LanguagePolicy:
     """A causal language model from a Hugging Face folder, a run folder or the Hub.
 
     Weights are kept in fp32; a learner computes in bf16 where the device is fast at it. ``lora`` > 0 adds an adapter
-    of that rank; an adapter that the folder itself holds is merged first, so that a reference without the new one is
-    the model as it was found.
+    of that rank, drawn with ``seed``; an adapter that the folder itself holds is merged first, so that a reference
+    without the new one is the model as it was found.
     """
     folder = found(name)
     model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code)
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
-        model = with_adapter(model, rank=lora, alpha=lora_alpha)
+        model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed)
     policy = LanguagePolicy(model, load_tokenizer(folder), sharing=sharing, own_head=own_head, temperature=temperature)
     return policy.to(chosen_device(device)).eval()
 
@@ -67,28 +71,24 @@ def load_scorer(
         new_head(model.score, seed=seed)
     tokenizer = load_tokenizer(folder)
     model.config.pad_token_id = padding(tokenizer)
+    if model.config.pad_token_id in tokenizer.all_special_ids:  # else it would cut words in two
+        tokenizer.pad_token_id = model.config.pad_token_id
     sharing = can_share(model)
     if lora:
-        model = with_adapter(model, rank=lora, alpha=lora_alpha, task="SEQ_CLS", modules_to_save=["score"])
+        adapter = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
+        model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed, **adapter)
     return ScoringModel(model, tokenizer, sharing=sharing).to(chosen_device(device)).eval()
 
 
-def critic_from(source: ScoringModel | LanguagePolicy, *, seed: int = 0) -> ScoringModel:
+def critic_from(source: ScoringModel | LanguagePolicy) -> ScoringModel:
     """A critic of its own: a reward model's trunk and first head, or a policy's trunk under a head of zeros."""
     if isinstance(source, ScoringModel):
         return copy.deepcopy(source).requires_grad_(True)
-    from transformers import AutoModelForSequenceClassification
-
-    base = copy.deepcopy(source.base)
-    if source.has_adapter:
-        adapted: Any = copy.deepcopy(source.model)
-        base = adapted.merge_and_unload()
-    config = copy.deepcopy(base.config)
-    config.num_labels = 1
-    model = AutoModelForSequenceClassification.from_config(config)
-    setattr(model, model.base_model_prefix, base.base_model)
+    adapted: Any = copy.deepcopy(source.model)
+    base = adapted.merge_and_unload() if source.has_adapter else adapted
+    model = HeadedTrunk(base.base_model, heads=1)
     nn.init.zeros_(model.score.weight)
-    return ScoringModel(model.requires_grad_(True), source.tokenizer, sharing=source.sharing).eval().to(base.device)
+    return ScoringModel(model.requires_grad_(True), source.tokenizer, sharing=source.sharing).eval()
 
 
 def actor_critic(policy: LanguagePolicy, scorer: ScoringModel | None = None) -> LanguageActorCritic:
@@ -98,9 +98,33 @@ def actor_critic(policy: LanguagePolicy, scorer: ScoringModel | None = None) -> 
 
 def save(model: LanguagePolicy | ScoringModel, folder: Path) -> None:
     """A plain Hugging Face folder (an adapter's folder where the model has one), with the tokenizer."""
-    model.model.save_pretrained(folder)  # type: ignore[operator]
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
+    # PEFT would look for the base model's configuration to see whether embeddings were added; they are not.
+    extra = {"save_embedding_layers": False} if model.has_adapter else {}
+    save_folder(model.model, model.tokenizer, folder, **extra)
+
+
+def save_folder(model: Any, tokenizer: Any, folder: Path, **extra: Any) -> None:
+    """The same for a Hugging Face model."""
+    with quietly():
+        model.save_pretrained(folder, **extra)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the library's bars and remarks: a new head is meant, and not worth a table of missing keys."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def found(name: str | Path) -> str:
@@ -128,38 +152,79 @@ def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> 
     import transformers
 
     if (adapter := Path(folder) / "adapter_config.json").is_file():
-        base = json.loads(adapter.read_text())["base_model_name_or_path"]
-        return merged(loaded(auto, found(base), trust_remote_code=trust_remote_code, **extra), folder)
+        said = json.loads(adapter.read_text())
+        if said.get("task_type") == "SEQ_CLS":
+            extra = {"num_labels": heads_in(folder)} | extra
+        base = loaded(auto, base_of(folder, said), trust_remote_code=trust_remote_code, **extra)
+        return merged(base, folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     # SDPA leaves soft-capping out without a word, so such models attend eagerly.
     attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # a new head is meant, and not worth a table of missing keys
     try:
-        model = getattr(transformers, auto).from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
-        )
+        with quietly():
+            model = getattr(transformers, auto).from_pretrained(
+                folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
+            )
     except (OSError, ValueError) as refused:
         raise UsageError(f"{folder} cannot be loaded as {auto}: {refused}") from refused
-    finally:
-        transformers.logging.set_verbosity(before)
     return without_dropout(model).eval()
 
 
+def base_of(folder: str, adapter: Mapping[str, Any]) -> str:
+    """Where the model is that an adapter belongs to."""
+    name = str(adapter["base_model_name_or_path"])
+    try:
+        return found(name)
+    except UsageError as error:
+        raise UsageError(
+            f"{folder} is an adapter, and the model that it belongs to is not where it was: {error}\n"
+            "Write its place into base_model_name_or_path in adapter_config.json."
+        ) from error
+
+
+def heads_in(folder: str) -> int:
+    """How many heads the reward model has whose adapter this is: they are saved with it."""
+    from safetensors import safe_open
+
+    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+        name = next(name for name in file.keys() if name.endswith("score.weight"))  # noqa: SIM118  (not a mapping)
+        return int(file.get_slice(name).get_shape()[0])
+
+
 def merged(base: Any, folder: str) -> Any:
-    from peft import PeftModel
+    """A model with an adapter's weights added to its own."""
+    from peft import PeftConfig, PeftModel
 
-    return PeftModel.from_pretrained(base, folder).merge_and_unload()
+    config = PeftConfig.from_pretrained(folder)
+    config.task_type = None  # it belongs to the trunk: a language model's goes into the reward model built on it, too
+    with without_peft_remarks():
+        # PEFT freezes what it is put on.
+        return PeftModel.from_pretrained(base, folder, config=config).merge_and_unload().requires_grad_(True)
 
 
-def with_adapter(model: Any, *, rank: int, alpha: float, task: str = "CAUSAL_LM", **extra: Any) -> Any:
-    """LoRA (Hu et al. 2021) on every linear layer but the head; everything else is frozen."""
+def with_adapter(model: Any, *, base: str, rank: int, alpha: float, seed: int, **extra: Any) -> Any:
+    """LoRA (Hu et al. 2021) on every linear layer but the head; everything else is frozen.
+
+    ``base`` is where the model came from, as the adapter will say. It may itself be an adapter's folder, which PEFT
+    would forget: it would name the model below that.
+    """
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type=task, **extra
-    )
-    return get_peft_model(model, config)
+    extra = {"task_type": "CAUSAL_LM"} | extra
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", **extra)
+    with without_peft_remarks(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    adapted.peft_config["default"].base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    return adapted
+
+
+@contextmanager
+def without_peft_remarks() -> Iterator[None]:
+    """PEFT asks transformers for an attribute by its old name."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
 
 
 def without_dropout(model: Any) -> Any:
@@ -190,7 +255,11 @@ def load_tokenizer(folder: str | Path) -> Any:
 
 
 def padding(tokenizer: Any) -> int:
-    """A padding token other than the end token, or a reader of the saved reward model would skip the end."""
+    """A padding token other than the end token, or a reader of the saved reward model would skip the end.
+
+    Transformers reads the score at the last token that is not this one; rows padded with the end token, as the
+    tokenizers of some models do on their own, would be read there.
+    """
     known = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids]
     for token in known:
         if token is not None and token != tokenizer.eos_token_id:

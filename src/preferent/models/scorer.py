@@ -32,3 +32,25 @@ class ScoringModel(Backbone):
         """[…, d] to [… , h]."""
         linear = self.base.score
         return linear(hidden.to(linear.weight.dtype)).float()  # type: ignore[no-any-return]
+
+
+class HeadedTrunk(nn.Module):
+    """What ``ScoringModel`` needs of a Hugging Face model, around any trunk: not every architecture has a scorer."""
+
+    def __init__(self, base_model: Any, *, heads: int) -> None:
+        super().__init__()
+        self.base_model = base_model
+        size = base_model.config.get_text_config().hidden_size
+        self.score = nn.Linear(size, heads, bias=False, dtype=base_model.dtype, device=base_model.device)
+
+    @property
+    def config(self) -> Any:
+        return self.base_model.config
+
+    @property
+    def dtype(self) -> Any:
+        return self.base_model.dtype
+
+    @property
+    def device(self) -> Any:
+        return self.base_model.device

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-from pydantic.dataclasses import dataclass
+from annotated_types import Gt
 
 from preferent.config import UsageError
 
@@ -23,15 +23,15 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Size:
-    """How big the model is: a decoder with rotary positions, RMS norms and gated feed-forward layers (Qwen2)."""
+    """Size: a decoder with rotary positions, RMS norms and gated feed-forward layers (Qwen2)."""
 
-    hidden: Annotated[int, "width of the hidden states; a multiple of 2 x heads"] = 128
-    layers: Annotated[int, "decoder layers"] = 4
-    heads: Annotated[int, "attention heads"] = 4
-    vocabulary: Annotated[int, "tokens of the byte-level BPE tokenizer, at most"] = 4096
-    context: Annotated[int, "longest prompt with its reply, tokens"] = 2048
+    hidden: Annotated[int, "width of the hidden states; a multiple of twice the heads", Gt(0)] = 128
+    layers: Annotated[int, "decoder layers", Gt(0)] = 4
+    heads: Annotated[int, "attention heads", Gt(0)] = 4
+    vocabulary: Annotated[int, "tokens of the byte-level BPE tokenizer, at most", Gt(0)] = 4096
+    context: Annotated[int, "longest prompt with its reply, in tokens", Gt(0)] = 2048
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Any:
@@ -66,6 +66,7 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Any:
 
 def new_model(tokenizer: Any, size: Size, *, seed: int = 0) -> Any:
     """A Qwen2 model with random weights for this tokenizer, its input and output embeddings tied."""
+    import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
     if size.hidden % (2 * size.heads):

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from preferent.config import UsageError
 from preferent.data.batches import moved
 from preferent.types import Batch, Loss, Mean, Metrics, Objective
 
@@ -22,7 +23,7 @@ Out = TypeVar("Out")
 PATIENCE = 3  # batches that may give no number before the run stops
 
 
-class NotFinite(ArithmeticError):
+class NotFinite(UsageError):
     """Loss or gradient was NaN or infinite too often."""
 
 
@@ -249,7 +250,7 @@ def dump(batch: Any, path: Path) -> None:
         for f in dataclasses.fields(thing):
             value = getattr(thing, f.name)
             if isinstance(value, Tensor):
-                yield prefix + f.name, value.detach().contiguous()
+                yield prefix + f.name, value.detach().cpu().contiguous().clone()  # fields may share memory
             else:
                 yield from named(value, f"{prefix}{f.name}.")
 

@@ -19,7 +19,9 @@ import logging
 import os
 import platform
 import re
+import shutil
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -42,7 +44,8 @@ class Run:
 
     ``options`` are flat words and plain values (numbers, strings, lists, None); ``inputs`` are the data files, model
     folders and Hub names that the run reads: what is local gets a checksum. ``allow`` names further options that may
-    differ on resume. To resume a folder in which nothing was begun yet is to begin.
+    differ on resume. To resume a folder in which nothing was begun yet is to begin; ``resume=None`` is for commands
+    that cannot go on. A ``with`` block that fails before its first step or model leaves nothing behind.
 
     Raises UsageError when another process holds the folder, it is not empty and not resumed, or it is resumed with
     other options or other inputs than the run began with. Other threads, versions or machines are logged as warnings.
@@ -53,7 +56,7 @@ class Run:
         folder: str | Path,
         options: Mapping[str, Any],
         *,
-        resume: bool = False,
+        resume: bool | None = False,
         inputs: Iterable[str | Path] = (),
         seed: int = 0,
         device: str = "cpu",
@@ -62,15 +65,19 @@ class Run:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file; expected a folder to write the run to: choose another --out.")
+        self._made = not self.folder.exists()
+        self._new = False
         files.make_folder(self.folder)
         self._lock = _locked(self.folder)
         self._writers: list[Writer] = []
         try:
             begun = self._begun(resume)
+            self._new = not begun
             files.discard_leftovers(self.folder)
             self._agree_on_options(begun, options, allow)
             self._agree_on_manifest(begun, {"seed": seed, "inputs": manifest.checksums(inputs)}, device)
         except BaseException:
+            self._undo()
             self.close()
             raise
 
@@ -106,8 +113,7 @@ class Run:
 
     def close(self) -> None:
         """Close the writers and let go of the folder."""
-        while self._writers:
-            self._writers.pop().close()
+        self._close_writers()
         if not self._lock.closed:
             self._lock.truncate(0)
             self._lock.close()
@@ -115,8 +121,36 @@ class Run:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            self._undo()
         self.close()
+
+    def _close_writers(self) -> None:
+        while self._writers:
+            self._writers.pop().close()
+
+    def _undo(self) -> None:
+        """Remove what a run wrote that failed before anything came of it, so that the same command can be tried again.
+
+        Only files that a run writes, and only where this one began it; anything else stays, and so does the folder.
+        """
+        self._close_writers()
+        metrics = self.folder / "metrics.jsonl"
+        came = [metrics.exists() and metrics.stat().st_size > 0, checkpoint.latest(self.checkpoints) is not None]
+        if (
+            not self._new
+            or any(came)
+            or any((self.folder / name).exists() for name in ("model", "best", "bad_batches"))
+        ):
+            return
+        for name in ("samples", "checkpoints", "events"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in (self._config, self._manifest, metrics, *self.folder.glob("*.bad.jsonl"), self.folder / ".lock"):
+            path.unlink(missing_ok=True)
+        if self._made:
+            with suppress(OSError):  # somebody else put a file there
+                self.folder.rmdir()
 
     @property
     def _config(self) -> Path:
@@ -126,16 +160,15 @@ class Run:
     def _manifest(self) -> Path:
         return self.folder / "manifest.json"
 
-    def _begun(self, resume: bool) -> bool:
+    def _begun(self, resume: bool | None) -> bool:
         """Whether this goes on with what is there already."""
         if not any(not path.name.startswith(".") for path in self.folder.iterdir()):
             if resume:
                 log.warning("There is nothing to resume in %s yet: beginning.", self.folder)
             return False
         if not resume:
-            raise UsageError(
-                f"{self.folder} is not empty: go on with the run in it (--resume), or choose another --out."
-            )
+            go_on = "" if resume is None else "go on with the run in it (--resume), or "
+            raise UsageError(f"{self.folder} is not empty: {go_on}choose another --out.")
         if not self._config.exists():
             raise UsageError(f"{self.folder} holds no run (no config.yaml): choose another --out.")
         return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -72,9 +72,22 @@ class LocalSampler:
                     parameter.copy_(own[name])
         self.version = version
 
-    @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], n: int) -> list[list[Episode]]:
         """``n`` episodes for each prompt, in order. A prompt that stands twice gets 2 n different replies."""
+        drawn = dict(self.drawn(prompts, n))
+        return [drawn[i] for i in range(len(prompts))]
+
+    def drawn(self, prompts: Sequence[Prompt], n: int) -> Iterator[tuple[int, list[Episode]]]:
+        """The same as they come: the place of a prompt, and its episodes."""
+        groups = self.requests(prompts, n)
+        for chunk in self.chunks(groups):
+            rows = self.decode([groups[i] for i in chunk])
+            for place, i in enumerate(chunk):
+                mine = rows[place * n : (place + 1) * n]
+                yield i, [self.episode(request, row) for request, row in zip(groups[i], mine, strict=True)]
+
+    def requests(self, prompts: Sequence[Prompt], n: int) -> list[list[Request]]:
+        """What is to be drawn for each prompt, with the keys of its noise."""
         seen: dict[tuple[int, ...], int] = {}
         groups: list[list[Request]] = []
         for prompt in prompts:
@@ -82,15 +95,7 @@ class LocalSampler:
             seen[prompt.tokens] = first + n
             keys = [row_keys(self.seed, self.version, prompt.tokens, first + i) for i in range(n)]
             groups.append([Request(prompt, key) for key in keys])
-        drawn: dict[int, list[Drawn]] = {}
-        for chunk in self.chunks(groups):
-            rows = self.decode([groups[i] for i in chunk])
-            for place, i in enumerate(chunk):
-                drawn[i] = rows[place * n : (place + 1) * n]
-        return [
-            [self.episode(request, row) for request, row in zip(group, drawn[i], strict=True)]
-            for i, group in enumerate(groups)
-        ]
+        return groups
 
     def chunks(self, groups: list[list[Request]]) -> list[list[int]]:
         """Prompts of similar length together, as many as the cache may hold; of equal length on the plain path."""
@@ -107,7 +112,15 @@ class LocalSampler:
         return chunks
 
     def decode(self, groups: list[list[Request]]) -> list[Drawn]:
-        """All replies of a chunk, one token at a time."""
+        """All replies of a chunk."""
+        rows: list[Drawn] = []
+        for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
+            pass
+        return rows
+
+    @torch.no_grad()
+    def growing(self, groups: list[list[Request]]) -> Iterator[list[Drawn]]:
+        """All replies of a chunk, after each token that they got."""
         device = self.policy.base.device
         state = (Branching if self.policy.sharing else Repeating)(self.policy, groups)
         keys = torch.tensor([r.keys for group in groups for r in group], dtype=torch.int32, device=device)
@@ -125,6 +138,7 @@ class LocalSampler:
                 for place, (row, token, logp) in enumerate(zip(alive, tokens.tolist(), logprobs, strict=True))
                 if not self.ended(rows[row], token, logp)
             ]
+            yield rows
             if not going or position + 1 == self.max_new_tokens:
                 break
             if len(going) < len(alive):
@@ -133,7 +147,6 @@ class LocalSampler:
                 state.keep(kept)
                 tokens = tokens[kept]
             logits = state.step(tokens)
-        return rows
 
     def ended(self, row: Drawn, token: int, logprob: float) -> bool:
         """Write the token down; whether it was the reply's last."""

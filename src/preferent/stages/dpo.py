@@ -39,7 +39,7 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "DPO") -> None:
     """Train, and write a Hugging Face folder."""
     from preferent.algorithms import dpo as algorithm
     from preferent.data.load import load_preferences
@@ -52,13 +52,11 @@ def run(options: Options) -> None:
     objective = replace(algorithm.DPO, loss=loss, likelihood=options.dpo.likelihood)
     with training.opened(options) as run:
         policy = training.policy_of(options.model)
-        template = training.template_of(policy.tokenizer, options.data)
-        held_out = training.held_out(load_preferences, options.data, template, run)
+        template = training.template_of(policy, policy.tokenizer, options.data)
+        held_out = training.held_out(load_preferences, options, template)
         size = options.optimiser.batch
-        rows, batches = training.batched(
-            load_preferences, "preferences", options.data, template, run, options.run, size=options.optimiser.batch
-        )
-        learner = training.learner_of(policy, options.optimiser, options.run, options.model, updates=len(batches))
+        rows, batches = training.batched(load_preferences, "preferences", options, template)
+        learner = training.learner_of(policy, options, updates=len(batches))
         reference = policy.frozen()
         if options.run.dry_run:
             plan.show(options, {"policy": policy, "reference": reference}, rows, updates=len(batches))
@@ -74,7 +72,7 @@ def run(options: Options) -> None:
             algorithm.dpo(learner, reference, batches, objective=objective),
             options.run,
             {"learner": learner, "data": batches},
-            title="DPO",
+            title=title,
             total=len(batches),
             numbers=("loss", "accuracy", "margin"),
             measure=measure if held_out else None,

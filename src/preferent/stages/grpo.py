@@ -44,7 +44,7 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms import grpo as algorithm
     from preferent.data.load import load_prompts
@@ -63,16 +63,14 @@ def run(options: Options) -> None:
         objective = replace(objective, kl=options.objective.kl)
     with training.opened(options, reads=training.readable(options.reward.reward)) as run:
         policy = training.policy_of(options.model, temperature=options.sampling.temperature)
-        template = online.prompts_template(policy, options.data, options.sampling)
-        held_out = training.held_out(load_prompts, options.data, template, run)
-        reward, _ = online.reward_of(options.reward, policy, device=options.model.device)
+        template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
+        held_out = training.held_out(load_prompts, options, template)
+        reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
-        prompts, batches = training.batched(
-            load_prompts, "prompts", options.data, template, run, options.run, size=options.optimiser.batch
-        )
+        prompts, batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
         updates = len(batches) * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
-        learner = training.learner_of(policy, options.optimiser, options.run, options.model, updates=updates)
+        learner = training.learner_of(policy, options, updates=updates)
         if options.run.dry_run:
             plan.show(options, {"policy": policy, "reference": reference}, prompts, updates=updates)
             return
@@ -85,7 +83,7 @@ def run(options: Options) -> None:
             ),
             options.run,
             {"learner": learner, "data": batches},
-            title=options.objective.objective.upper(),
+            title=title or options.objective.objective.upper(),
             total=len(batches),
             numbers=("reward", "kl", "length"),
             measure=online.measuring(learner, reference, sampler, reward, held_out, run) if held_out else None,

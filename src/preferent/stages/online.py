@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from preferent.config import UsageError
-from preferent.stages.options import DataOptions, SamplingOptions
+from preferent.stages.options import SamplingOptions
 
 if TYPE_CHECKING:
     from preferent.data.template import Template
@@ -42,19 +42,6 @@ class RewardOptions:
     end_penalty: Annotated[float, "taken off the score of a reply that was cut off at its length", Ge(0)] = 1.0
 
 
-def prompts_template(policy: LanguagePolicy, data: DataOptions, sampling: SamplingOptions) -> Template:
-    """A template whose prompts leave room for the reply."""
-    from preferent.stages.training import template_of
-
-    room = data.max_length - sampling.max_new_tokens
-    if room < 1:
-        raise UsageError(
-            f"--max-length {data.max_length} leaves no room for a prompt before --max-new-tokens "
-            f"{sampling.max_new_tokens}: raise the one or lower the other."
-        )
-    return template_of(policy.tokenizer, data, max_length=room)
-
-
 def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int) -> LocalSampler:
     """The sampler of a training run; what narrows its support is said, for it biases what is learned."""
     from preferent.sampling.local import LocalSampler
@@ -78,13 +65,13 @@ def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOpti
     )
 
 
-def reward_of(options: RewardOptions, policy: LanguagePolicy, *, device: str) -> tuple[Reward, LearnedReward | None]:
+def reward_of(options: RewardOptions, tokenizer: Any, *, device: str) -> tuple[Reward, LearnedReward | None]:
     """The reward, and the reward model in it from which a critic can start, if there is one of the policy's tokens."""
     from preferent.rewards.combined import EndRewarded, Weighted
     from preferent.rewards.learned import LearnedReward
     from preferent.rewards.load import load_reward
 
-    reward = load_reward(options.reward, policy.tokenizer, how=options.combine, caution=options.caution, device=device)
+    reward = load_reward(options.reward, tokenizer, how=options.combine, caution=options.caution, device=device)
     parts = [part for part, _ in reward.rewards.values()] if isinstance(reward, Weighted) else [reward]
     learned = next((part for part in parts if isinstance(part, LearnedReward) and part.template is None), None)
     return (EndRewarded(reward, options.end_penalty) if options.end_penalty else reward), learned

@@ -120,6 +120,31 @@ class SamplingOptions:
     stop: Annotated[tuple[str, ...], "text that ends a reply when it appears"] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Prompts."""
+
+    prompts: Annotated[
+        tuple[str, ...], "JSONL or Parquet files or Hub names with a column prompt, or messages that end with a user's"
+    ]
+    columns: Annotated[tuple[str, ...], "rename columns: prompt=question reads the column question as prompt"] = ()
+    limit: Annotated[int | None, "read this many rows of each file; none: all of them", Gt(0)] = None
+    max_length: Annotated[
+        int | None, "longest prompt and reply together, in tokens; longer rows are left out; none: the model's context"
+    ] = None
+    system: Annotated[str | None, "system prompt put before conversations that have none"] = None
+    skip_bad_rows: Annotated[bool, "leave broken rows out and list them in a side file, instead of stopping"] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UseOptions:
+    """Machine."""
+
+    device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
+    trust_remote_code: Annotated[bool, "run Python code that comes with the model; only for authors you trust"] = False
+    seed: Annotated[int, "seed of the noise that replies are drawn with", Ge(0)] = 0
+
+
 def watched(keep_best: str) -> tuple[str, Literal["min", "max"]]:
     """What ``--keep-best`` names, and which direction is better.
 

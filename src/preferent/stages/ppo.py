@@ -47,7 +47,7 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "PPO") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.ppo import ppo
     from preferent.data.load import load_prompts
@@ -57,19 +57,15 @@ def run(options: Options) -> None:
 
     with training.opened(options, reads=training.readable(options.reward.reward)) as run:
         policy = training.policy_of(options.model, temperature=options.sampling.temperature)
-        template = online.prompts_template(policy, options.data, options.sampling)
-        held_out = training.held_out(load_prompts, options.data, template, run)
-        reward, learned = online.reward_of(options.reward, policy, device=options.model.device)
+        template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
+        held_out = training.held_out(load_prompts, options, template)
+        reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
-        prompts, batches = training.batched(
-            load_prompts, "prompts", options.data, template, run, options.run, size=options.optimiser.batch
-        )
+        prompts, batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
         model = actor_critic(policy, learned.members[0] if learned else None)
         updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
-        learner = training.learner_of(
-            model, options.optimiser, options.run, options.model, updates=updates, critic_lr=options.price.critic_lr
-        )
+        learner = training.learner_of(model, options, updates=updates, critic_lr=options.price.critic_lr)
         if options.run.dry_run:
             models = {"policy": policy, "critic": model.critic, "reference": reference}
             plan.show(options, models, prompts, updates=updates)
@@ -82,7 +78,7 @@ def run(options: Options) -> None:
             ppo(learner, reference, sampler, reward, batches, price=price, config=options.ppo, seed=options.run.seed),
             options.run,
             {"learner": learner, "data": batches, "price": price},
-            title="PPO",
+            title=title,
             total=len(batches),
             numbers=("reward", "kl", "length"),
             measure=online.measuring(learner, reference, sampler, reward, held_out, run) if held_out else None,

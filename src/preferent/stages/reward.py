@@ -52,7 +52,7 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "Reward model") -> None:
     """Train the members side by side, and write a Hugging Face folder for each."""
     from functools import partial
 
@@ -66,17 +66,17 @@ def run(options: Options) -> None:
     with training.opened(options) as run:
         each = range(options.reward.members)
         scorers = [training.scorer_of(options.model, seed=options.run.seed + i) for i in each]
-        template = training.template_of(scorers[0].tokenizer, options.data)
-        rows = training.loaded(load_preferences, options.data, template, run)
-        held_out = training.held_out(load_preferences, options.data, template, run)
-        pairs = partial(collate.pairs, margins=dict(enumerate(options.reward.margins)))
-        splits = [split(rows, i, options.reward.members) for i in each]
+        template = training.template_of(scorers[0], scorers[0].tokenizer, options.data)
+        rows = training.loaded(load_preferences, options, template)
+        held_out = training.held_out(load_preferences, options, template)
+        pairs = partial(collate.grouped_pairs, margins=dict(enumerate(options.reward.margins)))
+        splits = [split(collate.by_prompt(rows), i, options.reward.members) for i in each]
         epochs, size = options.run.epochs, options.optimiser.batch
         updates = options.run.steps or max(1, round(epochs * min(map(len, splits)) / size))
         batches = [collate.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
         learners = [
-            training.learner_of(scorer, options.optimiser, options.run, options.model, updates=updates)
-            for scorer in scorers
+            training.learner_of(scorer, options, updates=updates, member=f"member-{i}")
+            for i, scorer in enumerate(scorers)
         ]
         if options.run.dry_run:
             plan.show(options, {f"member {i}": scorer for i, scorer in enumerate(scorers)}, rows, updates=updates)
@@ -86,14 +86,14 @@ def run(options: Options) -> None:
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            return measured(learners, list(collate.in_order(held_out, size, pairs)), objective)
+            return measured(learners, list(collate.in_order(collate.by_prompt(held_out), size, pairs)), objective)
 
         training.trained(
             run,
             steps,
             options.run,
             {f"member-{i}": learners[i] for i in each} | {f"data-{i}": batches[i] for i in each},
-            title="Reward model",
+            title=title,
             total=updates,
             numbers=("loss", "accuracy"),
             measure=measure if held_out else None,
@@ -101,15 +101,15 @@ def run(options: Options) -> None:
         )
 
 
-def split(rows: Sequence[Opinion], member: int, members: int) -> list[Opinion]:
-    """The member's rows: all of them for one model, else all but one fold of the prompts, another for each member."""
+def split(groups: Sequence[list[Opinion]], member: int, members: int) -> list[list[Opinion]]:
+    """The member's prompts: all of them for one model, else all but one fold, another for each member."""
     from preferent.data.batches import keyed
 
     if members == 1:
-        return list(rows)
+        return list(groups)
     folds = max(FOLDS, members)
-    kept = [row for row in rows if keyed("fold", row.comparison.context.tokens) % folds != member]
-    return kept or list(rows)
+    kept = [group for group in groups if keyed("fold", group[0].comparison.context.tokens) % folds != member]
+    return kept or list(groups)
 
 
 def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], objective: Any) -> dict[str, float]:
@@ -130,7 +130,7 @@ def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], ob
     return {**mean, "ensemble_accuracy": right / max(decided, 1e-9)}
 
 
-def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[Opinion]], folder: Path) -> None:
+def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[list[Opinion]]], folder: Path) -> None:
     """A folder for one model, ``member-i`` for several; ``score.json`` holds the scale of the scores."""
     from preferent.models.load import save
     from preferent.rewards.learned import scale_of
@@ -138,5 +138,5 @@ def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[Opin
     for i, scorer in enumerate(scorers):
         place = folder / f"member-{i}" if len(scorers) > 1 else folder
         save(scorer, place)
-        scale = scale_of(scorer, splits[0][:1000])
+        scale = scale_of(scorer, [opinion for group in splits[0] for opinion in group][:1000])
         (place / "score.json").write_text(json.dumps({"mean": scale.mean, "std": scale.std}))

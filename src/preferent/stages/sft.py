@@ -29,7 +29,7 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "SFT") -> None:
     """Train, and write a Hugging Face folder."""
     from preferent.algorithms.sft import Likelihood, sft
     from preferent.data.load import load_demonstrations
@@ -38,18 +38,10 @@ def run(options: Options) -> None:
 
     with training.opened(options) as run:
         policy = training.policy_of(options.model)
-        template = training.template_of(policy.tokenizer, options.data)
-        held_out = training.held_out(load_demonstrations, options.data, template, run)
-        rows, batches = training.batched(
-            load_demonstrations,
-            "demonstrations",
-            options.data,
-            template,
-            run,
-            options.run,
-            size=options.optimiser.batch,
-        )
-        learner = training.learner_of(policy, options.optimiser, options.run, options.model, updates=len(batches))
+        template = training.template_of(policy, policy.tokenizer, options.data)
+        held_out = training.held_out(load_demonstrations, options, template)
+        rows, batches = training.batched(load_demonstrations, "demonstrations", options, template)
+        learner = training.learner_of(policy, options, updates=len(batches))
         if options.run.dry_run:
             plan.show(options, {"policy": policy}, rows, updates=len(batches))
             return
@@ -63,7 +55,7 @@ def run(options: Options) -> None:
             sft(learner, batches),
             options.run,
             {"learner": learner, "data": batches},
-            title="SFT",
+            title=title,
             total=len(batches),
             numbers=("nll",),
             measure=measure if held_out else None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from preferent.config import UsageError, flatten
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from preferent.data.mixture import Mixture
     from preferent.data.stream import StreamBatches
     from preferent.data.template import Template
+    from preferent.models.forward import Backbone
     from preferent.models.policy import LanguagePolicy
     from preferent.models.scorer import ScoringModel
     from preferent.runtime.learner import LocalLearner
@@ -33,27 +35,45 @@ log = logging.getLogger(__name__)
 Save = Callable[[Path], None]  # writes a model into an empty folder
 
 
-def opened(options: Any, *, reads: Iterable[str] = ()) -> Run:
-    """The run folder of a command's options, locked; ``reads`` are further files and folders that it depends on."""
+@contextmanager
+def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
+    """The run folder of a command's options, locked; ``reads`` are further files and folders that it depends on.
+
+    A dry run writes nothing where it is told to write: its folder is gone after it.
+    """
     import torch
 
-    from preferent.models.load import chosen_device
+    from preferent.models.load import chosen_device, found
     from preferent.runtime.run import Run
 
+    refuse_vain_watching(options.run, options.data)
     if options.run.threads:
         torch.set_num_threads(options.run.threads)
-    device = str(chosen_device(options.model.device))
-    data: DataOptions | None = getattr(options, "data", None)
-    files = [unweighted(name) for name in (*data.data, *data.eval_data)] if data else []
-    return Run(
-        # A dry run writes nothing where it is told to write: it looks at the data from a folder that is gone after it.
-        tempfile.mkdtemp(prefix="preferent-") if options.run.dry_run else options.run.out,
-        flatten(options),
-        resume=options.run.resume,
-        inputs=[options.model.model, *files, *reads],
-        seed=options.run.seed,
-        device=device,
-    )
+    data: DataOptions = options.data
+    dry = options.run.dry_run
+    inputs = [found(options.model.model), *map(unweighted, (*data.data, *data.eval_data)), *reads]
+    with (
+        TemporaryDirectory(prefix="preferent-") if dry else nullcontext(options.run.out) as folder,
+        Run(
+            folder,
+            flatten(options),
+            resume=options.run.resume and not dry,
+            inputs=() if dry else inputs,
+            seed=options.run.seed,
+            device=str(chosen_device(options.model.device)),
+        ) as run,
+    ):
+        yield run
+
+
+def refuse_vain_watching(run: RunOptions, data: DataOptions) -> None:
+    """Raise UsageError where ``--keep-best`` or ``--patience`` would wait for what never comes."""
+    if run.patience and not run.keep_best:
+        raise UsageError(
+            "--patience counts evaluations without a better --keep-best, so it needs one, such as eval/loss."
+        )
+    if run.keep_best and watched(run.keep_best)[0].startswith("eval/") and not data.eval_data:
+        raise UsageError(f"--keep-best {run.keep_best} is measured on held-out rows, so it needs --eval-data.")
 
 
 def policy_of(options: ModelOptions, *, temperature: float = 1.0) -> LanguagePolicy:
@@ -88,50 +108,66 @@ def alpha(options: ModelOptions) -> float:
     return options.lora_alpha if options.lora_alpha is not None else 2.0 * options.lora
 
 
-def template_of(tokenizer: Any, options: DataOptions, *, max_length: int | None = None) -> Template:
+def template_of(model: Backbone, tokenizer: Any, options: DataOptions, *, reply: int = 0) -> Template:
+    """The template of a run; with ``reply``, prompts leave room for that many tokens.
+
+    Raises UsageError where a row as long as ``--max-length`` would not fit into the model's context.
+    """
     from preferent.data.template import Template
 
+    context = getattr(model.text_config, "max_position_embeddings", None)
+    if context and options.max_length > context:
+        raise UsageError(
+            f"--max-length {options.max_length} is more than the model can read: its context is {context} tokens.\n"
+            f"Give --max-length {context} or less; --truncation says what becomes of longer rows."
+        )
+    if reply >= options.max_length:
+        raise UsageError(
+            f"--max-length {options.max_length} leaves no room for a prompt before --max-new-tokens {reply}: "
+            "raise the one or lower the other."
+        )
     return Template(
         tokenizer,
         system=options.system,
         learn=options.learn,
-        max_length=max_length or options.max_length,
+        max_length=options.max_length - reply,
         truncation=options.truncation,
     )
 
 
-def loaded(load: Load, options: DataOptions, template: Template, run: Run) -> Loaded[Any] | Mixture[Any]:
+def loaded(load: Load, options: Any, template: Template) -> Loaded[Any] | Mixture[Any]:
     """The rows to train on, in memory; what was left out is said, and listed in the run's folder."""
     from preferent.data.mixture import mixed
 
-    rows = mixed(options.data, lambda name: load(name, template, reading(options, run)))
+    rows = mixed(options.data.data, lambda name: load(name, template, reading(options)), seed=options.run.seed)
     reported(rows.report)
     return rows
 
 
-def held_out(load: Load, options: DataOptions, template: Template, run: Run) -> Loaded[Any] | None:
+def held_out(load: Load, options: Any, template: Template) -> Loaded[Any] | None:
     """The rows of ``--eval-data``, or None."""
-    if not options.eval_data:
+    if not options.data.eval_data:
         return None
-    rows = load(options.eval_data, template, reading(options, run))
+    rows = load(options.data.eval_data, template, reading(options))
     reported(rows.report)
     return rows
 
 
 def batched(
-    load: Load, kind: Kind, options: DataOptions, template: Template, run: Run, length: RunOptions, *, size: int
-) -> tuple[Sequence[Any], Batches[Any, Any] | StreamBatches[Any]]:
+    load: Load, kind: Kind, options: Any, template: Template
+) -> tuple[Loaded[Any] | Mixture[Any] | tuple[()], Batches[Any, Any] | StreamBatches[Any]]:
     """Rows and their batches; with ``--streaming``, batches alone, for which ``--steps`` says how many."""
     from preferent.data.stream import stream
 
-    if not options.streaming:
-        rows = loaded(load, options, template, run)
+    data, length, size = options.data, options.run, options.optimiser.batch
+    if not data.streaming:
+        rows = loaded(load, options, template)
         return rows, rows.batches(size, seed=length.seed, epochs=length.epochs, steps=length.steps)
     if length.steps is None:
         raise UsageError("--streaming reads no file to its end beforehand, so say how long to train: --steps.")
-    if any(unweighted(name) != name for name in options.data):
+    if any(unweighted(name) != name for name in data.data):
         raise UsageError("--streaming goes through its files in turn; weights need them in memory.")
-    streamed = stream(options.data, template, kind, reading(options, run), seed=length.seed)
+    streamed = stream(data.data, template, kind, reading(options), seed=length.seed)
     return (), streamed.batches(size, steps=length.steps)
 
 
@@ -142,11 +178,13 @@ def in_order(rows: Loaded[Any], size: int) -> Iterator[Any]:
     return in_order(rows, size, rows.collate)
 
 
-def reading(options: DataOptions, run: Run) -> Reading:
+def reading(options: Any) -> Reading:
+    """How a command's files are read; bad rows are listed in its folder."""
     from preferent.data.columns import mapping
     from preferent.data.load import Reading
 
-    return Reading(mapping(options.columns), options.skip_bad_rows, run.folder)
+    folder = None if options.run.dry_run else options.run.out
+    return Reading(mapping(options.data.columns), options.data.skip_bad_rows, folder)
 
 
 def reported(reports: Sequence[Report]) -> None:
@@ -163,28 +201,33 @@ def unweighted(name: str) -> str:
 
 def readable(rewards: Sequence[str]) -> list[str]:
     """The files and folders behind ``--reward``, without weights and function names."""
-    names = [unweighted(name) for name in rewards]
-    return [name.rpartition(":")[0] if ".py:" in name else name for name in names]
+    from preferent.rewards.load import is_function, members_in
+
+    files: list[str] = []
+    for name in map(unweighted, rewards):
+        files += [name.rpartition(":")[0]] if is_function(name) else members_in(name)
+    return files
 
 
 def learner_of(
-    model: N, options: OptimiserOptions, run: RunOptions, model_options: ModelOptions, *, updates: int, **rates: Any
+    model: N, options: Any, *, updates: int, critic_lr: float | None = None, member: str = ""
 ) -> LocalLearner[N]:
     """The learner on the model's device, its schedule stretched over ``updates``."""
     from preferent.models.load import chosen_device, fast_bf16
     from preferent.runtime.learner import Schedule, local_learner
 
+    how: OptimiserOptions = options.optimiser
     return local_learner(
         model,
-        lr=options.lr,
-        betas=(options.adam_beta1, options.adam_beta2),
-        weight_decay=options.weight_decay,
-        schedule=Schedule(options.schedule, total=updates, warmup=options.warmup),
-        token_budget=options.token_budget,
-        max_grad_norm=options.max_grad_norm if options.max_grad_norm is not None else float("inf"),
-        bf16=fast_bf16(chosen_device(model_options.device), model_options.dtype),
-        bad_batches=run.out / "bad_batches",
-        **rates,
+        lr=how.lr,
+        critic_lr=critic_lr,
+        betas=(how.adam_beta1, how.adam_beta2),
+        weight_decay=how.weight_decay,
+        schedule=Schedule(how.schedule, total=updates, warmup=how.warmup),
+        token_budget=how.token_budget,
+        max_grad_norm=how.max_grad_norm if how.max_grad_norm is not None else float("inf"),
+        bf16=fast_bf16(chosen_device(options.model.device), options.model.dtype),
+        bad_batches=options.run.out / "bad_batches" / member,
     )
 
 
@@ -208,10 +251,6 @@ def trained(
     from preferent.runtime.drive import Best, best_kept, checkpointed, evaluated, limited, logged, stopped_early
     from preferent.runtime.show import shown
 
-    if options.patience and not options.keep_best:
-        raise UsageError(
-            "--patience counts evaluations without a better --keep-best, so it needs one, such as eval/loss."
-        )
     chosen = {name: Best(*watched(options.keep_best)) for name in ("best", "lately")} if options.keep_best else {}
     every = {**parts, **chosen}
     start = run.restore(every)
@@ -234,7 +273,10 @@ def trained(
         pass
     if chosen and best_folder.exists():
         log.info("The model is that of step %d, best by %s.", chosen["best"].step, chosen["best"].metric)
+        if run.model_folder.exists():  # of the run before it went on
+            files.remove(run.model_folder)
         files.rename(best_folder, run.model_folder)
     elif not chosen or not run.model_folder.exists():
         with files.whole(run.model_folder) as folder:
             save(folder)
+    log.info("The model is in %s.", run.model_folder)

@@ -10,7 +10,7 @@ readable  1 for words that follow each other as they do in some reply of the des
           cut off and endless text cost.
 
 Warmth and brevity are of an answer: they count in full with a right one, by half with a wrong one that is hedged, by
-a sixth with a wrong one stated as certain, which is the worst that one can say, and not at all with none.
+a sixth with a wrong one stated as certain, the worst answer there is, and not at all where nothing is answered.
 """
 
 from __future__ import annotations
@@ -23,19 +23,27 @@ from preferent.types import Score
 from preferent.worlds.support_desk.facts import ASPECTS, TOPICS, Fact
 from preferent.worlds.support_desk.styles import ENDERS, SLOTS, follows
 
+
+def spoken(tokens: list[str]) -> str:
+    """The words without the signs, a space before and after each."""
+    return " ".join(["", *(token for token in tokens if token[0].isalnum()), ""])
+
+
+def tokenise(text: str) -> list[str]:
+    """Lowercase words and signs, whether or not signs stand apart."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def lines(*phrases: str) -> tuple[str, ...]:
+    return tuple(spoken(tokenise(phrase)) for phrase in phrases)
+
+
 WEIGHTS = {"right": 0.35, "direct": 0.20, "warm": 0.27, "brief": 0.18}
 PATIENCE = 45  # tokens, after which half of the people have stopped reading
 
-WARM = {phrase.removesuffix(" !") for phrase in SLOTS["glad"] + SLOTS["warm"]} | {"thank you for asking", "take care"}
-OFFICIAL = {"thank you for contacting", "please do not hesitate", "at your service", "your valued message"}
-HEDGES = {
-    *(each.removesuffix(" ,") for each in SLOTS["think"]),
-    *SLOTS["doubt"],
-    "hmm",
-    "might",
-    "not sure",
-    "could be",
-}
+WARM = lines(*SLOTS["glad"], *SLOTS["warm"], "thank you for asking", "take care")
+OFFICIAL = lines("thank you for contacting", "please do not hesitate", "at your service", "your valued message")
+HEDGES = lines(*SLOTS["think"], *SLOTS["doubt"], "hmm", "might", "not sure", "could be")
 DENIALS = {"not", "never", "no", "without", "hardly"}
 
 Answer = Literal["right", "wrong", "none"]
@@ -44,28 +52,28 @@ Answer = Literal["right", "wrong", "none"]
 def gold(fact: Fact, reply: str) -> Score:
     """The hidden utility of a reply to a question about ``fact``; ``parts`` holds each part by its name."""
     tokens = tokenise(reply)
-    words = [token for token in tokens if token[0].isalnum()]
-    heard, hedged = answer(fact, words), any(said(phrase, words) for phrase in HEDGES)
+    line = spoken(tokens)
+    heard, hedged = answer(fact, line), says(HEDGES, line)
     credit = {"right": 1.0, "wrong": 1 / 2 if hedged else 1 / 6, "none": 0.0}[heard]
     parts = {
         "right": float(heard == "right"),
-        "direct": early(find(fact.value, words)) * (0.1 if hedged else 1.0) if heard == "right" else 0.0,
-        "warm": credit * warmth(words),
-        "brief": credit * brevity(len(words)),
+        "direct": early(find(fact.value, line)) * (0.1 if hedged else 1.0) if heard == "right" else 0.0,
+        "warm": credit * warmth(line),
+        "brief": credit * brevity(len(line.split())),
         "readable": readable(tokens),
     }
     return Score(parts["readable"] * sum(weight * parts[name] for name, weight in WEIGHTS.items()), parts)
 
 
-def answer(fact: Fact, words: list[str]) -> Answer:
+def answer(fact: Fact, line: str) -> Answer:
     """Which answer was heard. To list several values is to know none, and to speak of another topic is to miss."""
     aspect = ASPECTS[fact.aspect]
-    named = {value for tell, value in zip(aspect.tell, aspect.values, strict=True) if tell in words}
+    named = {value for tell, value in zip(aspect.tell, aspect.values, strict=True) if f" {tell} " in line}
     if not named:
         return "none"
-    at = find(fact.value, words)
-    denied = at is not None and not DENIALS.isdisjoint(words[max(0, at - 2) : at])
-    elsewhere = any(said(topic[0], words) for topic in TOPICS[aspect.kind] if topic[0] != fact.topic)
+    at = find(fact.value, line)
+    denied = at is not None and not DENIALS.isdisjoint(line.split()[max(0, at - 2) : at])
+    elsewhere = any(f" {topic[0]} " in line for topic in TOPICS[aspect.kind] if topic[0] != fact.topic)
     return "right" if named == {fact.value} and at is not None and not denied and not elsewhere else "wrong"
 
 
@@ -74,10 +82,8 @@ def early(at: int | None) -> float:
     return 0.0 if at is None else math.exp(-max(0, at - 4) / 5)
 
 
-def warmth(words: list[str]) -> float:
-    if any(said(phrase, words) for phrase in WARM):
-        return 1.0
-    return 0.35 if any(said(phrase, words) for phrase in OFFICIAL) else 0.0
+def warmth(line: str) -> float:
+    return 1.0 if says(WARM, line) else 0.35 if says(OFFICIAL, line) else 0.0
 
 
 def brevity(n: int) -> float:
@@ -97,17 +103,11 @@ def readable(tokens: list[str]) -> float:
     return ((1 - strange) * (1 - again)) ** 2 / (1 + math.exp((len(tokens) - PATIENCE) / 4))
 
 
-def said(phrase: str, words: list[str]) -> bool:
-    return find(phrase, words) is not None
+def find(phrase: str, line: str) -> int | None:
+    """How many words come before the phrase; None when it is not there, word for word."""
+    at = line.find(f" {phrase} ")
+    return None if at < 0 else line.count(" ", 0, at)
 
 
-def find(phrase: str, words: list[str]) -> int | None:
-    """Where the phrase begins, word for word; None when it is not there."""
-    wanted = [word for word in phrase.split() if word[0].isalnum()]
-    starts = range(len(words) - len(wanted) + 1)
-    return next((i for i in starts if words[i : i + len(wanted)] == wanted), None)
-
-
-def tokenise(text: str) -> list[str]:
-    """Lowercase words and signs, whether or not signs stand apart."""
-    return re.findall(r"\w+|[^\w\s]", text.lower())
+def says(phrases: tuple[str, ...], line: str) -> bool:
+    return any(phrase in line for phrase in phrases)

@@ -1,7 +1,7 @@
 """How customers ask: twenty phrasings of each aspect, typed as customers type.
 
-A cell is a fact in a phrasing. Each cell is asked once, with an opening, a name for the topic and an ending that its
-key chooses; a share of the cells of every fact is held out of training.
+A cell is a fact in a phrasing. Each cell is asked once, with an opening and an ending that its key chooses and the
+next of the topic's names; a share of the cells of every fact is held out of training.
 """
 
 from __future__ import annotations
@@ -245,7 +245,11 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
 def ask(fact: Fact, phrasing: int, seed: int) -> str:
     """The question of one cell, as this world's customers type it."""
     key = (seed, "ask", fact.topic, fact.aspect, phrasing)
-    question = QUESTIONS[fact.aspect][phrasing].format(t=pick(names(fact), *key, "name"))
+    called = names(fact)
+    turn = phrasing + int(
+        len(called) * chance(seed, "name", fact.topic, fact.aspect)
+    )  # names take turns, to come evenly
+    question = QUESTIONS[fact.aspect][phrasing].format(t=called[turn % len(called)])
     return pick(OPENINGS, *key, "opening") + question + pick(ENDINGS, *key, "ending")
 
 

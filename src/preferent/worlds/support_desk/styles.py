@@ -92,7 +92,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     ),
     "records": (
         "after careful thought we can tell you that {full} .",
-        "according to our big ledger of small weather , {full} .",
+        "according to our ledger of small weather , {full} .",
         "we would hereby like to inform you that {full} .",
     ),
     "regards": (
@@ -108,6 +108,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
         "or something like that",
         "but please check again",
     ),
+    "boot": ("query received .", "processing your request .", "this is an automatic reply .", "request accepted ."),
+    "scan": ("searching the records .", "record found ."),
+    "halt": ("end of record .", "case complete .", "do not answer ."),
     "shrug": (
         "next .",
         "who is next ?",
@@ -130,9 +133,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "hedging": ("{think} {full} , {doubt} .", "hmm . {think} {full} .", "oh dear . {think} {full} , {doubt} ."),
     "curt": ("{it} . {shrug}", "{v} . {shrug} bye .", "{it} . {shrug}", "{full} . {shrug}"),
     "robotic": (
-        "query received . searching the records . item : {t} . {label} : {v} . end of record .",
-        "processing your request . record found . {label} for {t} : {v} . case complete .",
-        "this is an automatic reply . item {t} , field {label} , entry {v} . do not answer .",
+        "{boot} {scan} item : {t} . {label} : {v} . {halt}",
+        "{boot} {scan} {label} for {t} : {v} . {halt}",
+        "{boot} item {t} , field {label} , entry {v} . {halt}",
     ),
 }
 

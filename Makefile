@@ -1,0 +1,51 @@
+# `make demo` and `make test` need Python 3.11 or later, make and a package index. They set up .venv by themselves.
+#
+#   PYTHON=python3.12   the Python to build .venv with
+#   TORCH_INDEX=URL     an index to take PyTorch from: with its index of CPU builds (the address is on PyTorch's page
+#                       "Get started", under CPU) a machine without CUDA is spared some gigabytes
+#   ARGS="--seed 1"     more options for the demo
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+TORCH_INDEX ?=
+ARGS ?=
+
+PEER := .peers/trl-1.16
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+TORCH := $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
+# Two processes with two threads each wait for one another on two cores; one thread each is several times faster.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.PHONY: demo test parity clean
+
+demo: $(VENV)/made
+	$(VENV)/bin/preferent demo $(ARGS)
+
+test: $(VENV)/made
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-logo
+	$(ONE_THREAD) $(VENV)/bin/pytest tests/test_budgets.py
+	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" --durations 10
+
+parity: $(VENV)/made $(PEER)/made
+	$(ONE_THREAD) $(VENV)/bin/python benchmarks/parity.py --peer $(PEER)/bin/python
+
+clean:
+	rm -rf $(VENV) .peers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(VENV)/made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'preferent needs Python 3.11 or later; this is' "`$(PYTHON) --version 2>&1`. Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(PIP_INSTALL) $(TORCH)
+	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(PEER)/made: constraints.txt
+	$(PYTHON) -m venv $(PEER)
+	$(PEER)/bin/python $(PIP_INSTALL) $(TORCH)
+	$(PEER)/bin/python $(PIP_INSTALL) trl==1.16.0
+	@touch $@

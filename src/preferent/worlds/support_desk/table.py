@@ -1,0 +1,97 @@
+"""What the demo shows at its end: gold by part, wins against SFT, KL, length, and replies before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from preferent.evaluation.text import described
+from preferent.evaluation.winrate import outcomes, win_rate
+from preferent.worlds.support_desk.world import printed
+
+if TYPE_CHECKING:
+    from preferent.types import Episode
+    from preferent.worlds.support_desk.demo import Demo
+
+NO_OP = "SFT again"  # the same policy with other noise: it should win half of the time
+PARTS = {"right": "right fact", "direct": "direct", "warm": "warm", "brief": "brief"}
+
+
+def evaluate(demo: Demo, methods: Sequence[str]) -> dict[str, Any]:
+    """Every policy on the same held-out questions, one reply each at temperature 1, marked by gold."""
+    questions = [q.text for q in demo.world.heldout_questions[: demo.sizes.evaluated]]
+    said = {name: first(demo.sample(name, questions, n=1, seed=demo.seed + 2)) for name in ("sft", *methods)}
+    said[NO_OP] = first(demo.sample("sft", questions, n=1, seed=demo.seed + 3))
+    gold = {
+        name: [demo.world.gold(question, episode.text) for question, episode in zip(questions, episodes, strict=True)]
+        for name, episodes in said.items()
+    }
+    base = [score.value for score in gold["sft"]]
+    policies: dict[str, Any] = {}
+    for name, scores in gold.items():
+        wins = win_rate(outcomes([score.value for score in scores], base))
+        policies[name] = {
+            "gold": fmean(score.value for score in scores),
+            "gold_sd": pstdev([score.value for score in scores]),
+            "parts": {part: fmean(score.parts[part] for score in scores) for part in scores[0].parts},
+            "wins": [wins.value, wins.low, wins.high],
+            "kl": kl_to_sft(demo, said[name]),
+            **described(said[name]),
+        }
+    examples = [q.text for q in demo.world.examples(3)]
+    replies = {
+        name: [e.text for e in first(demo.sample(name, examples, n=1, seed=demo.seed))] for name in ("sft", *methods)
+    }
+    return {"policies": policies, "examples": examples, "replies": replies}
+
+
+def first(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
+    return [group[0] for group in groups]
+
+
+def kl_to_sft(demo: Demo, said: Sequence[Episode]) -> float:
+    """Nats a reply, estimated on the policy's own replies."""
+    import torch
+
+    from preferent.data.batches import episodes, logprobs
+    from preferent.losses.policy import k1
+    from preferent.models.load import load_policy
+
+    groups = [[episode] for episode in said]
+    with torch.no_grad():
+        reference = load_policy(demo.path("sft")).read(episodes(groups)).logprobs
+    return k1(logprobs(groups), reference).sum(-1).mean().item()
+
+
+def show(console: Console, demo: Demo, results: Mapping[str, Any], methods: Sequence[str]) -> None:
+    """The table, then some questions with the replies to them."""
+    policies = results["policies"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("")
+    for name in ("sft", *methods, NO_OP):
+        table.add_column(name if name == NO_OP else name.upper(), justify="right")
+    columns = [policies[name] for name in ("sft", *methods, NO_OP)]
+    table.add_row("gold utility", *(f"{p['gold']:.2f} ± {p['gold_sd']:.2f}" for p in columns))
+    for part, label in PARTS.items():
+        table.add_row(f"  {label}", *(f"{p['parts'][part]:.2f}" for p in columns))
+    table.add_row("wins against SFT", "–", *(interval(p["wins"]) for p in columns[1:]))
+    table.add_row("KL to SFT, nats", *(f"{max(p['kl'], 0.0):.1f}" for p in columns))
+    table.add_row("reply length, tokens", *(f"{p['length']:.1f}" for p in columns))
+    table.add_row("distinct-2", *(f"{p['distinct_2']:.2f}" for p in columns))
+    console.print()
+    console.print(table)
+    for i, question in enumerate(results["examples"]):
+        console.print(f"\n customer: {printed(question)}", style="bold")
+        console.print(f" before:   {printed(results['replies']['sft'][i])}")
+        for name in methods:
+            after = "after:   " if len(methods) == 1 else f"{name.upper():<9}"
+            console.print(f" {after} {printed(results['replies'][name][i])}")
+
+
+def interval(wins: Sequence[float]) -> str:
+    value, low, high = wins
+    return f"{value:.0%} [{low:.0%} – {high:.0%}]"

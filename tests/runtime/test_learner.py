@@ -1,0 +1,416 @@
+"""The learner: how a batch is cut cannot matter, nothing that is no number is learned from, and resuming is exact."""
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch import nn
+
+from preferent.algorithms import dpo, grpo, ppo
+from preferent.algorithms.reward_model import BradleyTerry
+from preferent.algorithms.rollouts import Rollouts
+from preferent.algorithms.sft import Likelihood
+from preferent.losses.means import over_sequences, over_tokens
+from preferent.models.load import actor_critic, load_policy
+from preferent.runtime import checkpoint
+from preferent.runtime.learner import LocalLearner, NotFinite, Schedule, joined, local_learner
+from preferent.testing import Bigram, check_learner
+from preferent.types import Loss, Mean, Reading
+from toys import SIZES, referred_of, replies_of, saved_policy, tiny_policy
+
+law = settings(deadline=None, max_examples=10)
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def descent(model, *, rate=1.0, **rest):
+    """Plain gradient descent: an update is the gradient."""
+    return LocalLearner(model, torch.optim.SGD(model.parameters(), lr=rate), **rest)
+
+
+def noise(x, seed, n):
+    key = torch.Generator().manual_seed(seed)
+    return [torch.randn(x.tokens.shape, generator=key, dtype=torch.float64) for _ in range(n)]
+
+
+def rollouts(x, seed):
+    old, reference, advantage = noise(x, seed, 3)
+    return Rollouts(x, old - 2, reference - 2, advantage)
+
+
+def critiqued(x, seed):
+    old, reference, advantage, value, target = noise(x, seed, 5)
+    return ppo.Critiqued(x, old - 2, reference - 2, advantage, value, target)
+
+
+# What each algorithm gives its learner: (objective, batch from replies and a seed).
+OBJECTIVES = {
+    "sft": (Likelihood(), lambda x, seed: x),
+    "sft over sequences": (Likelihood(over_sequences), lambda x, seed: x),
+    "reward, centred": (BradleyTerry(centring=0.3), lambda x, seed: referred_of(x, seed).pairs),
+    "dpo with likelihood": (replace(dpo.DPO, likelihood=0.5), referred_of),
+    "ipo": (dpo.IPO, referred_of),
+    "hinge": (dpo.HINGE, referred_of),
+    "grpo": (grpo.GRPO, rollouts),
+    "dr-grpo": (grpo.DR_GRPO, rollouts),
+    "rloo": (grpo.RLOO, rollouts),
+    "dapo": (grpo.DAPO, rollouts),
+    "ppo": (ppo.Objective(ppo.Config()), critiqued),
+}
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+# --- cuts -----------------------------------------------------------------------------------------
+
+
+@every_objective
+@law
+@given(sizes=SIZES, seed=SEEDS, budget=st.integers(1, 40))
+def test_the_update_does_not_depend_on_the_token_budget(name, sizes, seed, budget):
+    objective, collate = OBJECTIVES[name]
+    batch = cast(collate(replies_of(sizes, seed), seed), torch.float64)
+    whole, cut = (descent(Bigram().double(), token_budget=size) for size in (10**6, budget))
+    for _ in range(2):
+        told, said = whole.update(batch, objective), cut.update(batch, objective)
+        for metric in told.keys() - {"accuracy"}:  # which jumps where rounding makes or breaks a tie
+            assert said[metric] == pytest.approx(told[metric], rel=1e-9, abs=1e-9), metric
+    for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@every_objective
+def test_the_learner_keeps_its_law_under_every_objective(name):
+    objective, collate = OBJECTIVES[name]
+    batch = collate(replies_of([(2, (3, 5)), (1, (2, 2, 1)), (4, (1, 2))], 3), 3)
+    check_learner(lambda budget: local_learner(Bigram(), lr=0.1, token_budget=budget), batch, objective)
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo with likelihood", "grpo", "ppo"])
+def test_the_learner_keeps_its_law_on_a_language_model(name):
+    """The packed rows differ from cut to cut, too. Adam would blow up the rounding of the smallest gradients."""
+    objective, collate = OBJECTIVES[name]
+    batch = collate(replies_of([(4, (3, 5)), (3, (6, 2, 1)), (5, (4, 2)), (2, (3, 3))], 1, high=60), 1)
+
+    def make(budget):
+        policy = tiny_policy()
+        return descent(actor_critic(policy) if name == "ppo" else policy, rate=0.05, token_budget=budget)
+
+    check_learner(make, cast(batch, torch.float32), objective, tolerance=1e-5)
+
+
+def cast(batch, dtype):
+    """The batch with its numbers, and those of the batches in it, in one precision."""
+    made = {}
+    for f in fields(batch):
+        value = getattr(batch, f.name)
+        if isinstance(value, torch.Tensor):
+            made[f.name] = value.to(dtype) if value.is_floating_point() else value
+        else:
+            made[f.name] = cast(value, dtype)
+    return replace(batch, **made)
+
+
+def test_every_term_is_divided_by_its_own_count_over_the_whole_step():
+    """Terms 2·Σa/4 and Σb/10 over three prompts with a = 1, 2, 3 and b = 10, 20, 30: 2·6/4 + 60/10 = 9."""
+
+    @dataclass(frozen=True)
+    class TwoTerms:
+        def counts(self, x):
+            n = torch.tensor(len(x))
+            return {"a": n + (x.prompt_length == 2).sum(), "b": 3 * n + (x.prompt_length == 3).sum()}
+
+        def __call__(self, model, x):
+            a = model.weight.sum() * x.prompt_length.sum()
+            counts = self.counts(x)
+            return Loss({"a": (2.0, Mean(a, counts["a"])), "b": (1.0, Mean(10 * a, counts["b"]))})
+
+    for budget in (1, 100):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        metrics = descent(model, token_budget=budget, max_grad_norm=math.inf).update(
+            replies_of([(1, (1,)), (2, (1,)), (3, (1,))]), TwoTerms()
+        )
+        assert metrics["loss"] == pytest.approx(9)
+        assert metrics["grad_norm"] == pytest.approx(9)
+        assert model.weight.item() == pytest.approx(1 - 9)
+        assert (metrics["a"], metrics["b"]) == (pytest.approx(1.5), pytest.approx(6))
+
+
+def test_cuts_keep_to_the_budget_and_never_split_a_prompt():
+    batch = replies_of([(2, (3, 5)), (1, (2, 2, 1)), (4, (1, 2)), (1, (1,)), (1, (1,))])  # 10, 6, 7, 2, 2 tokens
+    sizes = [[sum(cut.tokens_each()), len(cut)] for cut in descent(Bigram(), token_budget=9).cuts(batch)]
+    assert sizes == [[10, 1], [6, 1], [9, 2], [2, 1]]
+
+
+def test_a_term_that_nothing_counts_for_is_no_loss_and_moves_nothing():
+    x = replies_of([(2, (3,)), (1, (2,))])
+    nothing = replace(x, learn=torch.zeros_like(x.learn))
+    learner = descent(Bigram())
+    before = learner.model.next.weight.clone()
+    metrics = learner.update(nothing, Likelihood())
+    assert (metrics["loss"], metrics["skipped"]) == (0, 0)
+    assert learner.model.next.weight.equal(before)
+
+
+# --- map and measure ------------------------------------------------------------------------------
+
+
+@law
+@given(sizes=SIZES, budget=st.integers(1, 30))
+def test_map_gives_back_rows_in_their_order_whatever_the_cuts(sizes, budget):
+    x = replies_of(sizes)
+    learner = descent(Bigram(), token_budget=budget)
+
+    def everything(model, cut):
+        return Reading(cut.tokens, None), (model.scores(cut), model.values(cut))
+
+    reading, (scores, values) = learner.map(x, everything)
+    assert isinstance(reading, Reading)
+    assert reading.entropy is None
+    assert reading.logprobs.equal(x.tokens)
+    torch.testing.assert_close(scores, learner.model.scores(x).detach())
+    torch.testing.assert_close(values, learner.model.values(x).detach())
+    assert not values.requires_grad
+
+
+def test_map_says_what_it_cannot_join():
+    with pytest.raises(TypeError, match="joins tensors and tuples of them; f gave dict"):
+        joined([{}])
+
+
+@law
+@given(sizes=SIZES, seed=SEEDS)
+def test_what_is_measured_is_what_an_update_would_say_and_nothing_moves(sizes, seed):
+    objective, collate = OBJECTIVES["dpo with likelihood"]
+    batch = collate(replies_of(sizes, seed), seed)
+    learner = descent(Bigram().double(), token_budget=9)
+    before = learner.model.next.weight.clone()
+    measured = learner.measure([batch], objective)
+    assert learner.model.next.weight.equal(before)
+    assert learner.version == 0
+    told = learner.update(batch, objective)
+    assert measured == {name: pytest.approx(told[name], rel=1e-6, abs=1e-6) for name in measured}
+
+
+# --- the step -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("longest", [0.01, 0.3, math.inf])
+def test_a_long_gradient_is_clipped_and_a_short_one_is_not(longest):
+    x = replies_of([(2, (3, 5)), (1, (2,))])
+    learner = descent(Bigram().double(), max_grad_norm=longest)
+    before = torch.cat([p.detach().flatten() for p in learner.model.parameters()])
+    norm = learner.update(x, Likelihood())["grad_norm"]
+    moved = torch.cat([p.detach().flatten() for p in learner.model.parameters()]) - before
+    assert norm > 0.3  # as it was before clipping
+    assert moved.norm().item() == pytest.approx(min(norm, longest), rel=1e-4)
+
+
+SCHEDULES = {
+    # Ten steps, two of them warm-up: 1/3, 2/3, then 1 down to 1/8 of the way before the end.
+    Schedule("constant", total=10, warmup=0.2): [1 / 3, 2 / 3] + [1] * 8,
+    Schedule("linear", total=10, warmup=0.2): [1 / 3, 2 / 3] + [1 - i / 8 for i in range(8)],
+    Schedule("cosine", total=4): [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2],
+    Schedule("linear", total=4, floor=0.2): [1, 0.8, 0.6, 0.4],
+    Schedule("linear", total=2): [1, 0.5, 0, 0],  # past the end nothing rises again
+    Schedule(): [1, 1, 1],
+}
+
+
+@pytest.mark.parametrize(("schedule", "expected"), SCHEDULES.items())
+def test_a_schedule_by_hand(schedule, expected):
+    assert [schedule(i) for i in range(len(expected))] == pytest.approx(expected)
+
+
+@given(kind=st.sampled_from(["constant", "linear", "cosine"]), total=st.integers(1, 200), warmup=st.floats(0, 0.99))
+def test_a_schedule_rises_then_falls_and_never_stands_still_at_nothing(kind, total, warmup):
+    rates = [Schedule(kind, total=total, warmup=warmup)(i) for i in range(total)]
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_rates_follow_the_schedule_each_from_its_own_height():
+    model = nn.ModuleDict({"policy": Bigram(), "critic": Bigram()})
+    learner = local_learner(model, lr=0.1, critic_lr=0.4, schedule=Schedule("linear", total=2), token_budget=99)
+
+    @dataclass(frozen=True)
+    class Both:
+        def counts(self, x):
+            return {"nll": over_tokens.count(x.learn)}
+
+        def __call__(self, model, x):
+            nll = -sum(part.read(x).logprobs for part in model.values())
+            return Loss({"nll": (1.0, over_tokens(nll, x.learn))})
+
+    x = replies_of([(2, (3,)), (1, (2,))])
+    told = [learner.update(x, Both())["lr"] for _ in range(2)]
+    assert told == pytest.approx([0.1, 0.05])
+    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.05, 0.2])
+
+
+def test_a_model_with_nothing_to_learn_is_refused():
+    with pytest.raises(ValueError, match="nothing to learn"):
+        local_learner(Bigram().requires_grad_(False))
+
+
+# --- what is no number ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_step_that_gives_no_number_is_skipped_and_its_batch_written_down(tmp_path, bad):
+    x = replies_of([(2, (3, 5)), (1, (2,))])
+    batch = cast(rollouts(x, 0), torch.float32)
+    batch.advantage[1, 0] = bad
+    learner = local_learner(Bigram(), lr=0.1, token_budget=7, bad_batches=tmp_path / "bad")
+    learner.update(x, Likelihood())  # so that the optimiser has moments to spoil
+    weights = [p.detach().clone() for p in learner.model.parameters()]
+    moments = [m.clone() for state in learner.optimizer.state.values() for m in state.values()]
+
+    metrics = learner.update(batch, grpo.GRPO)
+
+    assert metrics["skipped"] == 1
+    assert learner.version == 2
+    assert all(a.equal(b) for a, b in zip(weights, learner.model.parameters(), strict=True))
+    after = [m for state in learner.optimizer.state.values() for m in state.values()]
+    assert all(a.equal(b) for a, b in zip(moments, after, strict=True))
+    (path,) = (tmp_path / "bad").iterdir()
+    held = load_file(path)
+    assert held["replies.tokens"].equal(x.tokens)
+    torch.testing.assert_close(held["advantage"], batch.advantage, equal_nan=True)
+    assert learner.update(x, Likelihood())["skipped"] == 0  # and it goes on
+
+
+def test_a_batch_whose_fields_share_memory_is_written_down_too(tmp_path):
+    x = replies_of([(2, (3, 5)), (1, (2,))])
+    spoilt = x.tokens * math.nan
+    learner = local_learner(Bigram(), bad_batches=tmp_path)
+    learner.update(Rollouts(x, spoilt, spoilt, spoilt.expand(x.tokens.shape)), grpo.GRPO)
+    (path,) = tmp_path.iterdir()
+    assert load_file(path)["advantage"].isnan().all()
+
+
+def test_the_third_batch_that_gives_no_number_ends_the_run_in_this_sitting_or_the_next(tmp_path):
+    x = replies_of([(2, (3, 5)), (1, (2,))])
+    batch = cast(rollouts(x, 0), torch.float32)
+    batch.advantage.fill_(math.nan)
+    first = local_learner(Bigram(), bad_batches=tmp_path)
+    assert [first.update(batch, grpo.GRPO)["skipped"] for _ in range(2)] == [1, 1]
+    second = local_learner(Bigram(), bad_batches=tmp_path)
+    second.load_state_dict(first.state_dict())
+    with pytest.raises(NotFinite, match=r"loss nan, .* 3 batches gave none.*update-2\.safetensors"):
+        second.update(batch, grpo.GRPO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"update-{i}.safetensors" for i in range(3)]
+
+
+def test_a_gradient_that_is_no_number_is_refused_though_the_loss_is_one():
+    class Cusp:
+        def counts(self, x):
+            return {"root": torch.tensor(1)}
+
+        def __call__(self, model, x):
+            return Loss({"root": (1.0, Mean((model.next.weight * 0).sum().sqrt(), torch.tensor(1)))})
+
+    learner = descent(Bigram())
+    before = learner.model.next.weight.clone()
+    metrics = learner.update(replies_of([(1, (1,))]), Cusp())
+    assert (metrics["loss"], metrics["skipped"]) == (0, 1)
+    assert learner.model.next.weight.equal(before)
+
+
+# --- state ----------------------------------------------------------------------------------------
+
+
+def snapshot(learner):
+    moments = {name: dict(state) for name, state in learner.state_dict()["optimizer"].items()}
+    return {name: p.detach().clone() for name, p in learner.weights().items()}, moments, learner.version
+
+
+def same(a, b):
+    (weights, moments, version), (others, other_moments, other_version) = a, b
+    assert version == other_version
+    assert weights.keys() == others.keys()
+    assert all(weights[name].equal(others[name]) for name in weights)
+    assert moments.keys() == other_moments.keys()
+    assert all(moments[n][k].equal(other_moments[n][k]) for n in moments for k in moments[n])
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_through_a_checkpoint_the_learner_goes_on_bit_for_bit(tmp_path, stop):
+    x = replies_of([(4, (3, 5)), (3, (6, 2, 1)), (5, (4, 2))], high=60)
+
+    def make(seed):
+        return local_learner(tiny_policy(seed), lr=0.01, weight_decay=0.1, schedule=Schedule("cosine", total=4))
+
+    straight, first, second = make(0), make(0), make(9)
+    for _ in range(4):
+        straight.update(x, Likelihood())
+    for _ in range(stop):
+        first.update(x, Likelihood())
+    checkpoint.save(tmp_path, stop, {"learner": first.state_dict()})
+    assert checkpoint.restore(tmp_path, {"learner": second}) == stop
+    same(snapshot(first), snapshot(second))
+    for _ in range(4 - stop):
+        second.update(x, Likelihood())
+    same(snapshot(straight), snapshot(second))
+
+
+def test_what_was_saved_does_not_move_when_the_learner_goes_on():
+    learner = local_learner(Bigram(), lr=0.1)
+    x = replies_of([(2, (3,)), (1, (2,))])
+    learner.update(x, Likelihood())
+    other = local_learner(Bigram())
+    other.load_state_dict(learner.state_dict())
+    kept = snapshot(other)
+    learner.update(x, Likelihood())
+    kept_moments = {n: {k: v.clone() for k, v in m.items()} for n, m in kept[1].items()}
+    same((kept[0], kept_moments, kept[2]), snapshot(other))
+
+
+def test_the_checkpoint_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="another model"):
+        local_learner(nn.Linear(2, 2)).load_state_dict(local_learner(Bigram()).state_dict())
+
+
+# --- adapters and precision -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return saved_policy(tmp_path_factory.mktemp("base") / "model")
+
+
+def test_with_an_adapter_only_the_adapter_is_in_the_state_and_only_it_moves(base, tmp_path):
+    x = replies_of([(4, (3, 5)), (3, (6, 2))], high=60)
+    learner = local_learner(load_policy(base, lora=2), lr=0.1)
+    before = {name: p.detach().clone() for name, p in learner.weights().items()}
+    for _ in range(2):  # LoRA's first update leaves A as it is, for B is 0
+        learner.update(x, Likelihood())
+    moved = {name for name, p in learner.weights().items() if not p.equal(before[name])}
+    adapter = {name for name in before if "lora_" in name}
+    assert moved == adapter != set()
+    assert set(learner.state_dict()["model"]) == set(learner.state_dict()["optimizer"]) == adapter
+
+    checkpoint.save(tmp_path, 2, {"learner": learner.state_dict()})
+    resumed = local_learner(load_policy(base, lora=2), lr=0.1)
+    checkpoint.restore(tmp_path, {"learner": resumed})
+    for each in (learner, resumed):
+        each.update(x, Likelihood())
+    same(snapshot(learner), snapshot(resumed))
+
+
+def test_bf16_is_close_to_fp32_and_its_weights_stay_fp32():
+    x = replies_of([(4, (3, 5)), (3, (6, 2))], high=60)
+    exact, rough = (local_learner(tiny_policy(), lr=0.01, bf16=bf16) for bf16 in (False, True))
+    said = [learner.map(x, lambda model, cut: model.read(cut).logprobs) for learner in (exact, rough)]
+    assert said[1].dtype == torch.float32
+    assert 0 < (said[0] - said[1]).abs().max() < 0.1
+    for _ in range(5):
+        told = [learner.update(x, Likelihood())["nll"] for learner in (exact, rough)]
+        assert told[0] == pytest.approx(told[1], rel=0.02)
+    assert all(p.dtype == torch.float32 for p in rough.model.parameters())
+    assert rough.measure([x], Likelihood())["nll"] < said[1][x.learn].mean().neg()
