@@ -56,6 +56,11 @@ def test_every_row_of_a_part_comes_once_before_any_comes_again(size: int, seed: 
         assert sorted(drawn[first : first + size]) == list(range(size))
 
 
+def test_a_part_has_another_order_in_each_of_its_epochs() -> None:
+    drawn = [row for _, row in (Mixture(parts_of(20), [1.0], 0)[i] for i in range(60))]
+    assert len({tuple(drawn[i : i + 20]) for i in (0, 20, 40)}) == 3
+
+
 def test_batches_of_a_mixture_go_on_beyond_its_length_and_resume() -> None:
     mixture = Mixture(parts_of(4, 4), [0.9, 0.1], 1)
     straight = list(mixture.batches(3, steps=20))

@@ -115,6 +115,7 @@ def stripped(messages: Any) -> list[tuple[str, str]]:
     return [(message["role"], message["content"].strip()) for message in messages]
 
 
+@pytest.mark.slow
 def test_hh_pairs_become_tokens_behind_one_prompt_and_the_bad_ones_are_written_down(
     real_data: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,11 @@ def test_utf_16_and_unknown_kinds_of_files_are_told(tmp_path: Path) -> None:
 def test_characters_and_values_cut_in_two_by_the_end_of_a_chunk_are_read_whole(tmp_path: Path) -> None:
     table = [{"x": "é漢🙂" * CHUNK}, {"y": "a" * (2 * CHUNK)}, *[{"n": 10**20 + i} for i in range(5000)]]
     assert data_of(written(tmp_path, "a.json", json.dumps(table, ensure_ascii=False))) == table
+
+
+def test_elements_that_are_no_objects_are_bad_rows_wherever_a_chunk_ends(tmp_path: Path) -> None:
+    found = list(rows(written(tmp_path, "a.json", json.dumps([12345] * 30_000 + [{"x": 1}]))))
+    assert Counter(type(row) for row in found) == {BadRow: 30_000, Row: 1}
 
 
 @pytest.mark.parametrize("name", ["big.jsonl", "big.json"])

@@ -17,7 +17,7 @@ from preferent.models.policy import LanguagePolicy
 from preferent.models.scorer import ScoringModel
 from preferent.runtime.learner import local_learner
 from preferent.types import Prompt, Reply
-from toys import TEXTS, replies_of, saved_policy, tiny_policy, tokenizer
+from toys import TEXTS, replies_of, saved_policy, tokenizer
 
 X = replies_of([(4, (3, 5)), (3, (6, 2)), (5, (4,))], high=60)
 CONVERSATIONS = [
@@ -155,9 +155,10 @@ def test_the_policy_of_an_adapters_folder_is_whole_and_all_of_it_can_be_trained(
     assert all(p.requires_grad for p in policy.parameters())
 
 
-def test_a_new_adapter_on_an_adapters_folder_has_the_merged_model_as_its_reference(adapter, tmp_path):
+def test_a_new_adapter_on_an_adapters_folder_has_the_merged_model_as_its_reference(adapter, tmp_path, caplog):
     folder, expected = adapter
     policy = load_policy(folder, lora=2)
+    assert "which PEFT on its own would leave out" in caplog.text
     reference = policy.frozen()
     trained(policy)
     torch.testing.assert_close(said(reference), expected, rtol=1e-4, atol=1e-4)
@@ -207,10 +208,8 @@ def plain_scores(folder):
     """As a user of transformers would: render, pad with the folder's tokenizer, read the logits."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    model, words = (
-        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
-        AutoTokenizer.from_pretrained(folder),
-    )
+    words = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     texts = [words.apply_chat_template(messages, tokenize=False) for messages in CONVERSATIONS]
     rows = words(texts, return_tensors="pt", padding=True, add_special_tokens=False)
     assert rows["attention_mask"].sum(-1).unique().numel() == 2  # or padding would not matter
@@ -394,7 +393,11 @@ def test_a_reward_model_is_no_language_model_to_be_tuned(base, tmp_path):
         load_policy(tmp_path)
 
 
-def test_the_texts_of_the_toys_have_a_token_for_each_character():
-    policy = tiny_policy()
-    for text in TEXTS:
-        assert policy.tokenizer.decode(policy.tokenizer(text)["input_ids"]) == text
+def test_a_tokenizer_from_scratch_comes_back_as_it_was_and_fits_its_model(base):
+    """AutoTokenizer chooses a class by the model's kind, and would add that class's own marks."""
+    made, back = tokenizer(), load_policy(base).tokenizer
+    for text in (*TEXTS, "I'm 1234 \n\n  x (hello) naïve é 日本 <|end|>", ""):
+        assert made(text)["input_ids"] == back(text)["input_ids"]
+        assert back.decode(back(text)["input_ids"]) == text
+    assert len(back) == len(made) == load_policy(base).text_config.vocab_size
+    assert back.backend_tokenizer.to_str() == made.backend_tokenizer.to_str()

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 import torch
-from conftest import PLAIN, SHARING, VOCABULARY, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import PLAIN, SHARING, VOCABULARY, tiny
 from preferent.data.batches import replies
 from preferent.models.forward import Backbone
 from preferent.models.plan import NOWHERE, first_fit, shared, unshared
@@ -58,7 +58,8 @@ def by_the_books(model, x):
 @pytest.mark.parametrize("name", SHARING)
 def test_a_shared_prefix_changes_neither_log_probabilities_nor_gradients(name):
     model, x = tiny(name), batch(MIXED)
-    assert can_share(model) and can_use_own_head(model)
+    assert can_share(model)
+    assert can_use_own_head(model)
     together, plain = said(model, x, sharing=True), said(model, x, sharing=False, own_head=False)
     for ours, theirs in zip(together, plain, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
@@ -70,7 +71,8 @@ def test_a_model_that_cannot_share_says_so_once_and_gives_the_same_numbers(name,
     model, x = tiny(name), batch(MIXED)
     with caplog.at_level(logging.WARNING):
         assert not can_share(model)
-    assert len(caplog.messages) == 1 and "a prompt of its own" in caplog.messages[0]
+    assert len(caplog.messages) == 1
+    assert "a prompt of its own" in caplog.messages[0]
     logp, _, _ = said(model, x, sharing=False, own_head=can_use_own_head(model))
     assert torch.allclose(logp, by_the_books(model, x).detach(), rtol=1e-4, atol=1e-5)
 

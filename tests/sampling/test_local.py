@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import PLAIN, SHARING, Spaced, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import PLAIN, SHARING, Spaced, tiny
 from preferent.data.batches import episodes, logprobs
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
@@ -54,9 +54,11 @@ def test_seed_version_and_a_prompt_that_stands_twice_give_other_replies():
 
     once = draw(0, 0, PROMPTS[:1])
     assert draw(0, 0, PROMPTS[:1]) == once
-    assert draw(1, 0, PROMPTS[:1]) != once and draw(0, 1, PROMPTS[:1]) != once
+    assert draw(1, 0, PROMPTS[:1]) != once
+    assert draw(0, 1, PROMPTS[:1]) != once
     first, second = draw(0, 0, [PROMPTS[0], PROMPTS[0]])
-    assert [first] == once and second != first
+    assert [first] == once
+    assert second != first
 
 
 def test_what_is_drawn_has_the_policys_distribution():
@@ -101,7 +103,8 @@ def test_replies_end_at_an_end_token_a_stop_string_or_their_length():
     assert {episode.stop for episode in group} >= {"end"}
     (group,) = LocalSampler(policy, max_new_tokens=9, end_tokens=[], stop=["4"]).sample(PROMPTS[:1], 40)
     stopped = [episode for episode in group if episode.stop == "stop_string"]
-    assert stopped and all("4" not in e.text and "4" in str(e.tokens[-1]) for e in stopped)
+    assert stopped
+    assert all("4" not in e.text and "4" in str(e.tokens[-1]) for e in stopped)
     assert all(len(e.tokens) == 9 for e in group if e.stop == "length")
 
 

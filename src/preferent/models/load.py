@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from preferent.models.policy import LanguageActorCritic, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.scorer import HeadedTrunk, ScoringModel
 
+log = logging.getLogger(__name__)
 DType = Literal["auto", "float32", "bfloat16"]
 
 
@@ -38,6 +40,8 @@ def load_policy(
     without the new one is the model as it was found.
     """
     folder = found(name)
+    if is_scorer(folder, trust_remote_code=trust_remote_code):
+        raise UsageError(f"{name} is a reward model, which says no text: expected a language model.")
     model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code)
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
@@ -61,7 +65,7 @@ def load_scorer(
     fresh = not is_scorer(folder, trust_remote_code=trust_remote_code)
     if not fresh and heads is not None:
         fresh = read_config(folder, trust_remote_code=trust_remote_code).num_labels != heads
-    extra = {"num_labels": heads or 1} if fresh else {}
+    extra: dict[str, Any] = {"num_labels": heads or 1, "ignore_mismatched_sizes": True} if fresh else {}
     model = loaded("AutoModelForSequenceClassification", folder, trust_remote_code=trust_remote_code, **extra)
     if not hasattr(model, "score"):
         raise UsageError(
@@ -70,7 +74,7 @@ def load_scorer(
     if fresh:
         new_head(model.score, seed=seed)
     tokenizer = load_tokenizer(folder)
-    model.config.pad_token_id = padding(tokenizer)
+    model.config.pad_token_id = padding(tokenizer, model.config.get_text_config().vocab_size)
     if model.config.pad_token_id in tokenizer.all_special_ids:  # else it would cut words in two
         tokenizer.pad_token_id = model.config.pad_token_id
     sharing = can_share(model)
@@ -114,17 +118,17 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, **extra: Any) -> None:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the library's bars and remarks: a new head is meant, and not worth a table of missing keys."""
-    from transformers.utils import logging
+    from transformers.utils import logging as remarks
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    verbosity, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
+    remarks.set_verbosity_error()
+    remarks.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        remarks.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            remarks.enable_progress_bar()
 
 
 def found(name: str | Path) -> str:
@@ -210,6 +214,12 @@ def with_adapter(model: Any, *, base: str, rank: int, alpha: float, seed: int, *
     """
     from peft import LoraConfig, get_peft_model
 
+    if (Path(base) / "adapter_config.json").is_file():
+        log.warning(
+            "The new adapter stands on that of %s, which PEFT on its own would leave out without a word: "
+            "`preferent merge` makes one model of all that can be loaded anywhere.",
+            base,
+        )
     extra = {"task_type": "CAUSAL_LM"} | extra
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", **extra)
     with without_peft_remarks(), torch.random.fork_rng():
@@ -254,7 +264,7 @@ def load_tokenizer(folder: str | Path) -> Any:
     return tokenizer
 
 
-def padding(tokenizer: Any) -> int:
+def padding(tokenizer: Any, vocabulary: int) -> int:
     """A padding token other than the end token, or a reader of the saved reward model would skip the end.
 
     Transformers reads the score at the last token that is not this one; rows padded with the end token, as the
@@ -262,7 +272,7 @@ def padding(tokenizer: Any) -> int:
     """
     known = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids]
     for token in known:
-        if token is not None and token != tokenizer.eos_token_id:
+        if token is not None and token != tokenizer.eos_token_id and token < vocabulary:
             return int(token)
     return 0 if tokenizer.eos_token_id != 0 else 1
 

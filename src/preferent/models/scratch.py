@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -35,17 +36,19 @@ class Size:
 
 
 def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Any:
-    """Byte-level BPE over the texts, with one token for each role, an end token and a chat template."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    """Byte-level BPE over the texts, with one token for each role, an end token and a chat template.
+
+    It cuts words as Qwen2's tokenizer does, because that is the one which ``AutoTokenizer`` loads for such a model.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
 
     if vocabulary < 300:
         raise UsageError(
             f"A byte-level tokenizer needs a vocabulary of at least 300 (256 bytes and marks), not {vocabulary}."
         )
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
+    core, like = Tokenizer(models.BPE()), Qwen2Tokenizer().backend_tokenizer
+    core.normalizer, core.pre_tokenizer, core.decoder = like.normalizer, like.pre_tokenizer, like.decoder
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[PAD, END, *ROLES],
@@ -53,8 +56,11 @@ def train_tokenizer(texts: Iterable[str], *, vocabulary: int) -> Any:
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
+    learned = json.loads(core.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learned["vocab"],
+        merges=[tuple(merge) for merge in learned["merges"]],
+        unk_token=None,  # every byte is known; Qwen2's own mark would stand outside the model's vocabulary
         eos_token=END,
         pad_token=PAD,
         extra_special_tokens=list(ROLES),
@@ -80,6 +86,8 @@ def new_model(tokenizer: Any, size: Size, *, seed: int = 0) -> Any:
         num_key_value_heads=size.heads,
         max_position_embeddings=size.context,
         tie_word_embeddings=True,
+        # 0.02 at GPT-2's width of 768, and as much more as a narrower model's sums are shorter.
+        initializer_range=0.02 * (768 / size.hidden) ** 0.5,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ from preferent.types import Episode, Score
 class FunctionReward:
     """``f(episodes, column, …)``, plain or async, gives a number or a ``Score`` for each episode.
 
-    Beside ``episodes`` it takes by name any columns of the data set it wants, each a list with one value an episode.
+    Beside ``episodes`` it takes by name any columns of the data set it wants, each a list with one value an episode;
+    ``**columns`` takes all that every episode has. A parameter with a default need not be a column.
     """
 
     function: Callable[..., Any]
     name: str
 
     def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
-        wanted = [p.name for p in inspect.signature(self.function).parameters.values()][1:]
-        columns = {name: [self.value(episode, name) for episode in episodes] for name in wanted}
-        said = self.function(list(episodes), **columns)
+        if not episodes:
+            return []
+        said = self.function(list(episodes), **self.columns(episodes))
         if inspect.isawaitable(said):
             said = asyncio.run(awaited(said))
+        if not isinstance(said, Iterable) or isinstance(said, str):
+            raise UsageError(f"{self.name} gave {said!r}; expected a list with one number for each episode.")
         marks = list(said)
         if len(marks) != len(episodes):
             raise UsageError(
@@ -38,18 +41,31 @@ class FunctionReward:
             )
         return [self.score(mark) for mark in marks]
 
-    def value(self, episode: Episode, name: str) -> Any:
-        if name not in episode.prompt.info:
-            known = ", ".join(sorted(episode.prompt.info)) or "none"
-            raise UsageError(f"{self.name} wants the column {name!r}, which the data does not have. Columns: {known}.")
-        return episode.prompt.info[name]
+    def columns(self, episodes: Sequence[Episode]) -> dict[str, list[Any]]:
+        """What the function wants of the data, by the names of its parameters."""
+        rows = [episode.prompt.info for episode in episodes]
+        held = [name for name in rows[0] if all(name in row for row in rows)]
+        wanted: list[str] = []
+        for parameter in [*inspect.signature(self.function).parameters.values()][1:]:
+            if parameter.kind is parameter.VAR_KEYWORD:
+                wanted += [name for name in held if name not in wanted]
+            elif parameter.name in held:
+                wanted.append(parameter.name)
+            elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
+                known = ", ".join(sorted(held)) or "none"
+                raise UsageError(
+                    f"{self.name} wants the column {parameter.name!r}, which the data does not have in every row. "
+                    f"Columns: {known}."
+                )
+        return {name: [row[name] for row in rows] for name in wanted}
 
     def score(self, mark: Any) -> Score:
-        if isinstance(mark, Score):
-            return mark
+        value, parts = (mark.value, mark.parts) if isinstance(mark, Score) else (mark, {})
         try:
-            return Score(float(mark))
-        except (TypeError, ValueError) as refused:
+            if isinstance(value, str):
+                raise TypeError("text")
+            return Score(float(value), parts)
+        except (TypeError, ValueError, RuntimeError) as refused:  # the last from a tensor of several numbers
             raise UsageError(f"{self.name} gave {mark!r} as a mark; expected a number or a Score.") from refused
 
 

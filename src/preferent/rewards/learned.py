@@ -69,12 +69,9 @@ class LearnedReward:
     def rendered(self, episode: Episode) -> tuple[Prompt, Reply | Episode]:
         if self.template is None:
             return episode.prompt, episode
-        said = self.template.demonstration(
-            [
-                *episode.prompt.info["messages"],
-                {"role": "assistant", "content": episode.text},
-            ]
-        )
+        messages = episode.prompt.info["messages"]
+        reply = {"role": "assistant", "content": episode.text}
+        said = self.template.demonstration([*messages, reply], start=len(messages))
         return said.prompt, said.reply
 
     def chunks(self, rows: list[tuple[Prompt, Reply | Episode]]) -> list[list[tuple[Prompt, Reply | Episode]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,20 +37,27 @@ def load_reward(
         ((reward, weight),) = parts.values()
         if weight == 1:
             return reward
-    return Weighted({Path(name).name: part for name, part in parts.items()})
+    return Weighted(dict(zip(called(list(parts)), parts.values(), strict=True)))
+
+
+def called(names: Sequence[str]) -> Sequence[str]:
+    """What metrics call rewards: the last part of a path, or all of it where two would be called the same."""
+    short = [Path(name).name for name in names]
+    return short if len(set(short)) == len(short) else names
 
 
 def weighted(spec: str) -> tuple[str, float]:
     """``rm=0.7`` is the reward rm with weight 0.7; without one, 1."""
-    name, _, weight = spec.rpartition("=")
+    name, _, said = spec.rpartition("=")
     if not name:
         return spec, 1.0
     try:
-        return name, float(weight)
-    except ValueError as refused:
-        raise UsageError(
-            f"--reward {spec}: expected a number behind =, such as {name}=0.5; got {weight!r}."
-        ) from refused
+        weight = float(said)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise UsageError(f"--reward {spec}: expected a number behind =, such as {name}=0.5; got {said!r}.")
+    return name, weight
 
 
 def is_function(name: str) -> bool:

@@ -55,11 +55,12 @@ def run(options: Options, *, title: str = "DPO") -> None:
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_preferences, options, template)
         size = options.optimiser.batch
-        rows, batches = training.batched(load_preferences, "preferences", options, template)
+        batches = training.batched(load_preferences, "preferences", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
         reference = policy.frozen()
         if options.run.dry_run:
-            plan.show(options, {"policy": policy, "reference": reference}, rows, updates=len(batches))
+            held = {"policy": policy, "reference": reference}
+            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches)))
             return
 
         def measure(_: int) -> dict[str, float]:

@@ -67,12 +67,15 @@ def run(options: Options, *, title: str = "") -> None:
         held_out = training.held_out(load_prompts, options, template)
         reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
-        prompts, batches = training.batched(load_prompts, "prompts", options, template)
+        batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
         updates = len(batches) * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
         learner = training.learner_of(policy, options, updates=updates)
         if options.run.dry_run:
-            plan.show(options, {"policy": policy, "reference": reference}, prompts, updates=updates)
+            held = {"policy": policy, "reference": reference, **online.reward_models(reward)}
+            drawn = (options.groups.group, options.sampling.max_new_tokens)
+            cut = options.groups.mini_batch
+            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn))
             return
         sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
         training.trained(

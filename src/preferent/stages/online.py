@@ -17,6 +17,7 @@ from preferent.stages.options import SamplingOptions
 if TYPE_CHECKING:
     from preferent.data.template import Template
     from preferent.models.policy import LanguagePolicy
+    from preferent.models.scorer import ScoringModel
     from preferent.rewards.learned import LearnedReward
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.run import Run
@@ -75,6 +76,20 @@ def reward_of(options: RewardOptions, tokenizer: Any, *, device: str) -> tuple[R
     parts = [part for part, _ in reward.rewards.values()] if isinstance(reward, Weighted) else [reward]
     learned = next((part for part in parts if isinstance(part, LearnedReward) and part.template is None), None)
     return (EndRewarded(reward, options.end_penalty) if options.end_penalty else reward), learned
+
+
+def reward_models(reward: Reward) -> dict[str, ScoringModel]:
+    """The models in a reward, by name."""
+    from preferent.rewards.combined import EndRewarded, Weighted
+    from preferent.rewards.learned import LearnedReward
+
+    if isinstance(reward, EndRewarded):
+        return reward_models(reward.reward)
+    if isinstance(reward, Weighted):
+        every = {name: reward_models(part) for name, (part, _) in reward.rewards.items()}
+        return {f"{name} {own}": model for name, found in every.items() for own, model in found.items()}
+    members = reward.members if isinstance(reward, LearnedReward) else []
+    return {f"reward {i}": member for i, member in enumerate(members)}
 
 
 def measuring(

@@ -1,9 +1,203 @@
-"""What ``--dry-run`` shows."""
+"""What ``--dry-run`` shows: the options as they are resolved, the data, the models, the machine, and the memory."""
 
 from __future__ import annotations
 
-from typing import Any
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from preferent.config import flatten, words
+from preferent.stages.memory import Estimate, Group, Work, estimated
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from preferent.data.batches import Batches
+    from preferent.data.stream import StreamBatches
+    from preferent.models.forward import Backbone
+
+LOOKED_AT = 2000  # steps whose batches are looked at for the largest
+WIDTH = 110  # characters
 
 
-def show(options: Any, models: Any, rows: Any, *, updates: int) -> None:
-    """Resolved plan."""
+@dataclass(frozen=True)
+class Plan:
+    """A training command, ready to begin."""
+
+    options: Any
+    models: Mapping[str, Any]  # policies, references, scorers, rewards: all that is held in memory, by name
+    trained: Sequence[nn.Module]  # what the learners own
+    trunks: Sequence[Backbone]  # what one backward pass goes through, the policy first
+    batches: Batches[Any, Any] | StreamBatches[Any]
+    updates: int
+    mini_batch: int | None = None  # prompts in an update; None: the step's
+    drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them
+
+
+def show(plan: Plan) -> None:
+    """Everything, on stdout; nothing is written."""
+    click.echo("\n".join(lines_of(plan)))
+
+
+def lines_of(plan: Plan) -> Iterator[str]:
+    yield "options (* as given, not the default)"
+    yield from resolved(plan.options)
+    yield ""
+    yield from data(plan)
+    yield ""
+    yield from models(plan)
+    yield ""
+    yield from machine(plan)
+    yield ""
+    yield from memory(estimate(plan), written=plan)
+
+
+def resolved(options: Any) -> Iterator[str]:
+    """Every word with its value, group by group."""
+    values = flatten(options)
+    by_title: dict[str, list[str]] = {}
+    for word in words(type(options)):
+        said = values[word.name]
+        given = word.required or said != plain(word.default)
+        by_title.setdefault(word.title or "Options", []).append(f"{word.name} {spelt(said)}{'*' * given}")
+    for title, each in by_title.items():
+        text = f"{title:<17} {' · '.join(each)}"
+        indent = {"initial_indent": "  ", "subsequent_indent": " " * 20}
+        yield from textwrap.wrap(text, WIDTH, break_on_hyphens=False, **indent)
+
+
+def plain(value: Any) -> Any:
+    """A default as ``flatten`` gives values."""
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def spelt(value: Any) -> str:
+    """A value as a person would say it on the command line."""
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
+
+
+def data(plan: Plan) -> Iterator[str]:
+    """What was read, how long it is, and how often it comes."""
+    from preferent.data.check import quantiles
+    from preferent.data.stream import StreamBatches
+
+    steps, size = len(plan.batches), plan.batches.size
+    yield "data"
+    if isinstance(plan.batches, StreamBatches):
+        yield f"  streamed     {steps:,} steps of {size} rows; how long they are is not known beforehand"
+        return
+    own = getattr(plan.batches.rows, "mixture", plan.batches.rows)  # a mixture has rows without end
+    groups = [group_of(own[i], plan.drawn) for i in range(len(own))]
+    prompts, replies = Counter(g[0] for g in groups), Counter(length for g in groups for length in g[1])
+    yield f"  rows         {len(own):,}"
+    yield f"  prompt       tokens: {quantiles(prompts)}"
+    if plan.drawn is None:
+        yield f"  reply        tokens: {quantiles(replies)}"
+    else:
+        yield f"  reply        {plan.drawn[0]} to a prompt, at most {plan.drawn[1]} tokens each"
+    yield f"  steps        {steps:,} of {size} rows: {steps * size / len(own):.2f} epochs · {plan.updates:,} updates"
+
+
+def group_of(row: Any, drawn: tuple[int, int] | None) -> Group:
+    """A row's prompt and replies, in tokens. A row may be all opinions on the replies to one prompt."""
+    from preferent.types import Demonstration, Prompt
+
+    if isinstance(row, Prompt):
+        n, length = drawn or (1, 0)
+        return len(row.tokens), (length,) * n
+    if isinstance(row, Demonstration):
+        return len(row.prompt.tokens), (len(row.reply.tokens),)
+    opinions = row if isinstance(row, list) else [row]
+    replies = {option.tokens for opinion in opinions for option in opinion.comparison.options}
+    return len(opinions[0].comparison.context.tokens), tuple(map(len, replies))
+
+
+def models(plan: Plan) -> Iterator[str]:
+    yield "models"
+    learned = {id(p) for model in plan.trained for p in model.parameters() if p.requires_grad}
+    for name, model in held(plan).items():
+        every = list(model.parameters())
+        trained = sum(p.numel() for p in every if id(p) in learned)
+        path = "" if getattr(model, "sharing", True) else " · every reply with a prompt of its own (plain path)"
+        yield f"  {name:<12} {sum(p.numel() for p in every):,} parameters, {trained:,} of them trained{path}"
+    if "reference" in plan.models and "reference" not in held(plan):
+        yield "  reference    the policy with its adapter switched off: no memory of its own"
+
+
+def held(plan: Plan) -> dict[str, nn.Module]:
+    """The modules behind the plan's models; a reference that is the policy without its adapter is none."""
+    from preferent.models.policy import Adapterless, Frozen
+
+    found: dict[str, nn.Module] = {}
+    for name, model in plan.models.items():
+        if isinstance(model, Frozen):
+            found[name] = model.policy
+        elif not isinstance(model, Adapterless):
+            found[name] = model
+    return found
+
+
+def machine(plan: Plan) -> Iterator[str]:
+    """Where it will run, and what it will write."""
+    from preferent.models.load import chosen_device, fast_bf16
+    from preferent.stages.doctor import choice
+
+    asked, run = plan.options.model, plan.options.run
+    device = chosen_device(asked.device)
+    dtype = "bfloat16" if fast_bf16(device, asked.dtype) else "float32"
+    why = choice().why if (asked.device, asked.dtype) == ("auto", "auto") else "as --device and --dtype say"
+    yield f"device         {device}, {dtype}: {why}"
+    yield (
+        f"writes         {run.out}/: config.yaml, manifest.json, metrics.jsonl, events/, checkpoints/, model/"
+        + (", samples/" if plan.drawn and plan.options.data.eval_data else "")
+    )
+
+
+def estimate(plan: Plan) -> Estimate:
+    """The memory that the plan needs."""
+    from preferent.models.load import chosen_device, fast_bf16
+
+    work = Work(list(steps_of(plan)), plan.options.optimiser.token_budget, plan.mini_batch, plan.drawn)
+    device = chosen_device(plan.options.model.device)
+    bf16 = fast_bf16(device, plan.options.model.dtype)
+    return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16)
+
+
+def steps_of(plan: Plan) -> Iterator[Sequence[Group]]:
+    """The groups of each step, in the run's own order; of a stream, rows as long as may be."""
+    from preferent.data.stream import StreamBatches
+
+    batches = plan.batches
+    if isinstance(batches, StreamBatches):
+        longest = plan.options.data.max_length
+        n, reply = plan.drawn or (2 if batches.stream.reader.kind == "preferences" else 1, longest - longest // 2)
+        yield [(longest // 2, (reply,) * n)] * batches.size
+        return
+    for step in range(min(len(batches), LOOKED_AT)):
+        places = range(step * batches.size, (step + 1) * batches.size)
+        yield [group_of(batches.rows[batches.index(i)], plan.drawn) for i in places]
+
+
+def memory(found: Estimate, *, written: Plan) -> Iterator[str]:
+    yield "memory (an estimate)"
+    for name, size in found.parts.items():
+        yield f"  {name:<24} {mib(size):>12}" + (f" · {found.largest}" if name == "activations" else "")
+    for name, size in found.phases.items():
+        yield f"  peak while {name:<13} {mib(size):>12}"
+    learned = sum(p.numel() for model in written.trained for p in model.parameters() if p.requires_grad)
+    yield f"disk           a checkpoint takes {mib(12 * learned)}, and up to three lie there at a time"
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:,.{0 if size >= 10 * 2**20 else 1}f} MiB"

@@ -61,14 +61,16 @@ def run(options: Options, *, title: str = "PPO") -> None:
         held_out = training.held_out(load_prompts, options, template)
         reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
-        prompts, batches = training.batched(load_prompts, "prompts", options, template)
+        batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
         model = actor_critic(policy, learned.members[0] if learned else None)
         updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
         learner = training.learner_of(model, options, updates=updates, critic_lr=options.price.critic_lr)
         if options.run.dry_run:
-            models = {"policy": policy, "critic": model.critic, "reference": reference}
-            plan.show(options, models, prompts, updates=updates)
+            held = {"policy": policy, "critic": model.critic, "reference": reference, **online.reward_models(reward)}
+            drawn = (1, options.sampling.max_new_tokens)
+            cut = options.ppo.mini_batch
+            plan.show(plan.Plan(options, held, [model], [policy, model.critic], batches, updates, cut, drawn))
             return
         sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
         horizon = options.price.kl_horizon if options.price.kl_target else None

@@ -67,7 +67,8 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         each = range(options.reward.members)
         scorers = [training.scorer_of(options.model, seed=options.run.seed + i) for i in each]
         template = training.template_of(scorers[0], scorers[0].tokenizer, options.data)
-        rows = training.loaded(load_preferences, options, template)
+        loaded = training.loaded(load_preferences, options, template)
+        rows = [loaded[i] for i in range(len(loaded))]  # places of a mixture go on without end
         held_out = training.held_out(load_preferences, options, template)
         pairs = partial(collate.grouped_pairs, margins=dict(enumerate(options.reward.margins)))
         splits = [split(collate.by_prompt(rows), i, options.reward.members) for i in each]
@@ -79,7 +80,8 @@ def run(options: Options, *, title: str = "Reward model") -> None:
             for i, scorer in enumerate(scorers)
         ]
         if options.run.dry_run:
-            plan.show(options, {f"member {i}": scorer for i, scorer in enumerate(scorers)}, rows, updates=updates)
+            held = {f"member {i}": scorer for i, scorer in enumerate(scorers)}
+            plan.show(plan.Plan(options, held, scorers, scorers[:1], batches[0], updates=updates))
             return
         objective = BradleyTerry(centring=options.reward.centring)
         steps = ensemble([reward_model(*member, objective=objective) for member in zip(learners, batches, strict=True)])
@@ -125,7 +127,7 @@ def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], ob
         score = torch.stack([learner.map(x.replies, lambda m, cut: m.scores(cut)[:, 0]).cpu() for learner in learners])
         better, worse = score.mean(0)[x.better], score.mean(0)[x.worse]
         counts = x.weight.where(x.choice != 0.5, 0)
-        right += ((better > worse).float() * counts).sum().item()
+        right += (((better > worse).float() + (better == worse).float() / 2) * counts).sum().item()
         decided += counts.sum().item()
     return {**mean, "ensemble_accuracy": right / max(decided, 1e-9)}
 

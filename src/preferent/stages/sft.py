@@ -40,10 +40,10 @@ def run(options: Options, *, title: str = "SFT") -> None:
         policy = training.policy_of(options.model)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_demonstrations, options, template)
-        rows, batches = training.batched(load_demonstrations, "demonstrations", options, template)
+        batches = training.batched(load_demonstrations, "demonstrations", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
         if options.run.dry_run:
-            plan.show(options, {"policy": policy}, rows, updates=len(batches))
+            plan.show(plan.Plan(options, {"policy": policy}, [policy], [policy], batches, updates=len(batches)))
             return
 
         def measure(_: int) -> Metrics:

@@ -153,22 +153,20 @@ def held_out(load: Load, options: Any, template: Template) -> Loaded[Any] | None
     return rows
 
 
-def batched(
-    load: Load, kind: Kind, options: Any, template: Template
-) -> tuple[Loaded[Any] | Mixture[Any] | tuple[()], Batches[Any, Any] | StreamBatches[Any]]:
-    """Rows and their batches; with ``--streaming``, batches alone, for which ``--steps`` says how many."""
+def batched(load: Load, kind: Kind, options: Any, template: Template) -> Batches[Any, Any] | StreamBatches[Any]:
+    """The steps' batches: of rows in memory, or with ``--streaming``, of as many steps as ``--steps`` says."""
     from preferent.data.stream import stream
 
     data, length, size = options.data, options.run, options.optimiser.batch
     if not data.streaming:
         rows = loaded(load, options, template)
-        return rows, rows.batches(size, seed=length.seed, epochs=length.epochs, steps=length.steps)
+        return rows.batches(size, seed=length.seed, epochs=length.epochs, steps=length.steps)
     if length.steps is None:
         raise UsageError("--streaming reads no file to its end beforehand, so say how long to train: --steps.")
     if any(unweighted(name) != name for name in data.data):
         raise UsageError("--streaming goes through its files in turn; weights need them in memory.")
     streamed = stream(data.data, template, kind, reading(options), seed=length.seed)
-    return (), streamed.batches(size, steps=length.steps)
+    return streamed.batches(size, steps=length.steps)
 
 
 def in_order(rows: Loaded[Any], size: int) -> Iterator[Any]:

@@ -56,7 +56,7 @@ class Sizes:
     """How much of everything: what fits into three minutes on two CPU cores."""
 
     demonstrations: int = 16_000
-    asked: int = 1200  # questions whose replies the crowd compares
+    asked: int = 1600  # questions whose replies the crowd compares
     replies: int = 4  # to each of them
     pairs: int = 4  # of each question's replies
     members: int = 3
@@ -65,20 +65,15 @@ class Sizes:
 
 
 SIZES = Sizes()
-COMMON = {"max_length": 128, "save_every": None}
+TEMPERATURE = 0.8  # of every policy, when it is trained by sampling and when it is judged
+COMMON = {"max_length": 128, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
+SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weight_decay": 0.05}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
-    "sft": {"lr": 3e-3, "batch": 32, "epochs": 1.0, "adam_beta2": 0.98, "weight_decay": 0.05, "schedule": "cosine"},
-    "reward": {
-        "lr": 1e-3,
-        "batch": 32,
-        "epochs": 2.0,
-        "adam_beta2": 0.98,
-        "weight_decay": 0.01,
-        "members": SIZES.members,
-    },
-    "ppo": {"lr": 3e-4, "batch": 64, "steps": 60, "kl": 0.05, "ppo_epochs": 2, "value_weight": 0.5},
-    "grpo": {"lr": 3e-4, "batch": 16, "steps": 60, "kl": 0.05, "group": 8},
-    "dpo": {"lr": 3e-4, "batch": 32, "epochs": 1.0, "beta": 0.1},
+    "sft": SFT,
+    "reward": SFT | {"lr": 7e-4, "batch": 8, "epochs": 2.0, "weight_decay": 0.01, "members": SIZES.members},
+    "ppo": {"lr": 5e-4, "critic_lr": 1e-3, "batch": 64, "steps": 50, "ppo_epochs": 2, "value_weight": 0.5},
+    "grpo": {"lr": 5e-4, "batch": 16, "steps": 60},
+    "dpo": {"lr": 3e-4, "batch": 16, "schedule": "cosine"},
 }
 
 
@@ -145,7 +140,8 @@ class Demo:
 
     def ask(self, questions: Sequence[str], name: str) -> list[Preference[str, str]]:
         """Sample replies, have pairs of them compared, write one row a comparison; every answer is given back."""
-        groups = self.sample("sft", questions, n=self.sizes.replies, seed=self.seed + 1)
+        # At temperature 1, so that there is something to choose between.
+        groups = self.sample("sft", questions, n=self.sizes.replies, seed=self.seed + 1, temperature=1.0)
         comparisons = [
             Comparison(question, (a.text, b.text))
             for question, group in zip(questions, groups, strict=True)
@@ -167,13 +163,15 @@ class Demo:
         order = sorted(pairs, key=lambda pair: chance(self.seed, "pair", question, pair[0].text, pair[1].text))
         return order[: self.sizes.pairs]
 
-    def sample(self, run: str, questions: Sequence[str], *, n: int, seed: int) -> list[list[Episode]]:
-        """Replies at temperature 1."""
+    def sample(
+        self, run: str, questions: Sequence[str], *, n: int, seed: int, temperature: float = TEMPERATURE
+    ) -> list[list[Episode]]:
+        """Replies of a run's policy."""
         from preferent.data.template import Template
         from preferent.models.load import load_policy
         from preferent.sampling.local import LocalSampler
 
-        policy = load_policy(self.path(run))
+        policy = load_policy(self.path(run), temperature=temperature)
         template = Template(policy.tokenizer)
         prompts: list[Prompt] = [template.prompt([{"role": "user", "content": q}], {}) for q in questions]
         sampler = LocalSampler(policy, max_new_tokens=MAX_NEW_TOKENS, end_tokens=template.end_tokens, seed=seed)
@@ -184,7 +182,7 @@ def new_base(texts: Sequence[str], folder: Path, *, seed: int) -> None:
     """A tokenizer trained on the texts, and a model with random weights."""
     from preferent.models.scratch import Size, new_model, train_tokenizer
 
-    size = Size(hidden=128, layers=4, heads=4, vocabulary=1200, context=256)
+    size = Size(hidden=128, layers=2, heads=4, vocabulary=1200, context=256)
     tokenizer = train_tokenizer(texts, vocabulary=size.vocabulary)
     new_model(tokenizer, size, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -219,7 +217,6 @@ def run(options: Options) -> None:
     demo.train("reward", f" 4/{last} reward model", model=sft, **asked, **held)
     say(f"                      held-out accuracy {accuracy(demo):.3f}   (noise ceiling {facts['ceiling']:.3f})")
     online: dict[str, Any] = {"reward": (str(demo.path("reward")),), "data": (str(demo.path("questions.jsonl")),)}
-    online |= {"max_new_tokens": MAX_NEW_TOKENS}
     for i, method in enumerate(methods):
         words = asked if method == "dpo" else online
         demo.train(method, f" {5 + i}/{last} {method.upper()}", model=sft, **words)

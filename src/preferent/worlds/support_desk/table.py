@@ -22,7 +22,7 @@ PARTS = {"right": "right fact", "direct": "direct", "warm": "warm", "brief": "br
 
 
 def evaluate(demo: Demo, methods: Sequence[str]) -> dict[str, Any]:
-    """Every policy on the same held-out questions, one reply each at temperature 1, marked by gold."""
+    """Every policy on the same held-out questions, one reply each, marked by gold."""
     questions = [q.text for q in demo.world.heldout_questions[: demo.sizes.evaluated]]
     said = {name: first(demo.sample(name, questions, n=1, seed=demo.seed + 2)) for name in ("sft", *methods)}
     said[NO_OP] = first(demo.sample("sft", questions, n=1, seed=demo.seed + 3))
@@ -60,10 +60,11 @@ def kl_to_sft(demo: Demo, said: Sequence[Episode]) -> float:
     from preferent.data.batches import episodes, logprobs
     from preferent.losses.policy import k1
     from preferent.models.load import load_policy
+    from preferent.worlds.support_desk.demo import TEMPERATURE
 
     groups = [[episode] for episode in said]
     with torch.no_grad():
-        reference = load_policy(demo.path("sft")).read(episodes(groups)).logprobs
+        reference = load_policy(demo.path("sft"), temperature=TEMPERATURE).read(episodes(groups)).logprobs
     return k1(logprobs(groups), reference).sum(-1).mean().item()
 
 

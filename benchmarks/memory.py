@@ -1,0 +1,134 @@
+"""Does the dry run foretell the memory that a run needs? Three runs of different kinds and sizes, predicted and measured.
+
+    python benchmarks/memory.py            # writes benchmarks/results/memory.json
+
+Measured is the peak resident memory (VmHWM) above what the process held before the run began, in a process of its own
+that has run the same command on a toy before, so that libraries do not count. Linux only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "memory.json"
+TOLERANCE = 0.25
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+# name: (size of the model, the command, its options)
+CONFIGURATIONS = {
+    "sft, 256 wide, 6 layers, one micro-batch a step": (
+        {"hidden": 256, "layers": 6, "vocabulary": 4000},
+        ["sft", "--data", "demos.jsonl", "--batch", "12"],
+    ),
+    "dpo, 512 wide, 4 layers, several micro-batches a step": (
+        {"hidden": 512, "layers": 4, "vocabulary": 8000},
+        ["dpo", "--data", "prefs.jsonl", "--batch", "8", "--token-budget", "1024"],
+    ),
+    "ppo, 256 wide, 4 layers, LoRA on the policy": (
+        {"hidden": 256, "layers": 4, "vocabulary": 4000},
+        ["ppo", "--data", "prompts.jsonl", "--reward", "reward.py:length", "--batch", "32", "--mini-batch", "16"]
+        + ["--ppo-epochs", "1", "--max-new-tokens", "64", "--lora", "8"],
+    ),
+}
+EVERY = ["--model", "base", "--max-length", "512", "--threads", "1", "--lr", "1e-4"]
+
+
+def main() -> None:
+    found = {name: compared(name) for name in CONFIGURATIONS}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    for name, row in found.items():
+        print(f"{name}: predicted {row['predicted_mib']:.0f} MiB, measured {row['measured_mib']:.0f} MiB")
+    sys.exit(int(any(row["error"] > TOLERANCE for row in found.values())))
+
+
+def compared(name: str) -> dict[str, float]:
+    """One configuration, predicted in one process and measured in another."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), *CONFIGURATIONS[name])
+        predicted, measured = (float(child(folder, name, what)) for what in ("predict", "measure"))
+    return {"predicted_mib": predicted, "measured_mib": measured, "error": abs(predicted / measured - 1)}
+
+
+def prepare(folder: Path, size: dict[str, int], command: list[str]) -> None:
+    """Text with enough different words for the vocabulary, rows of it, a model of the size and a toy of the same kind."""
+    draw = random.Random(0)
+    known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(9000)]
+
+    def said(n: int) -> str:
+        return " ".join(draw.choices(known, k=n))
+
+    rows = {
+        "demos": [{"prompt": said(12), "completion": said(draw.randint(60, 90))} for _ in range(60)],
+        "prefs": [{"prompt": said(12), "chosen": said(40), "rejected": said(30)} for _ in range(60)],
+        "prompts": [{"prompt": said(draw.randint(8, 16))} for _ in range(96)],
+    }
+    for name, each in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in each))
+    (folder / "text.txt").write_text("\n".join(" ".join(known[i : i + 9]) for i in range(0, 9000, 9)))
+    (folder / "reward.py").write_text("def length(episodes):\n    return [len(e.text) / 100 for e in episodes]\n")
+    words = [f"--{word}={value}" for word, value in size.items()]
+    ran(folder, ["init", "--text", "text.txt", "--out", "base", "--heads", "8", *words])
+    ran(folder, ["init", "--text", "text.txt", "--out", "toy", "--hidden", "16", "--layers", "1", "--heads", "2"])
+
+
+def ran(folder: str | Path, arguments: list[str]) -> None:
+    subprocess.run([sys.executable, "-m", "preferent", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def child(folder: str, name: str, what: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(Path(__file__).resolve()), what, name]
+    done = subprocess.run(command, cwd=folder, env=environment, check=True, text=True, capture_output=True)
+    return done.stdout.splitlines()[-1]
+
+
+def predict(arguments: list[str]) -> float:
+    """MiB, as the dry run says."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        run([*arguments, "--steps", "3", "--out", "run", "--dry-run"])
+    return max(float(peak.replace(",", "")) for peak in re.findall(r"peak while .* ([\d,.]+) MiB", said.getvalue()))
+
+
+def measure(arguments: list[str]) -> float:
+    """MiB above what the process held before."""
+    toy = ["toy" if word == "base" else word for word in arguments]
+    run([*toy, "--steps", "2", "--out", "toy-run"])
+    gc.collect()
+    before = held("VmRSS")
+    CLEAR.write_text("5")
+    run([*arguments, "--steps", "3", "--out", "run"])
+    return held("VmHWM") - before
+
+
+def run(arguments: list[str]) -> None:
+    from preferent.cli import main
+
+    code = main(arguments)
+    if code != 0:
+        raise SystemExit(code)
+
+
+def held(what: str) -> float:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(what))
+    return int(line.split()[1]) / 1024
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        own, name = sys.argv[1:]
+        size, command = CONFIGURATIONS[name]
+        print({"predict": predict, "measure": measure}[own]([*command, *EVERY]))
+    else:
+        main()

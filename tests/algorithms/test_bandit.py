@@ -1,0 +1,108 @@
+"""On a bandit — one prompt, replies of one token — the best policy is known: π* ∝ π_ref·exp(r/β)."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+
+from preferent.algorithms import ppo as ppo_
+from preferent.algorithms.best_of_n import best_of_n
+from preferent.algorithms.dpo import DPO, dpo
+from preferent.algorithms.grpo import RLOO, Config, grpo
+from preferent.data.batches import pairs
+from preferent.evaluation.best_of_n import kl_bound
+from preferent.losses import preference as losses
+from preferent.rewards.shaping import AdaptiveKL
+from preferent.runtime.learner import Schedule, local_learner
+from preferent.testing import Bigram, ToySampler
+from preferent.types import Prompt, Score
+from toys import preference, reply
+
+REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
+BETA = 0.5
+QUESTION = Prompt((3,))
+
+
+def reward(episodes):
+    return [Score(REWARD[e.tokens[0]].item()) for e in episodes]
+
+
+def said(policy):
+    """π(token | the one prompt) [8]."""
+    return policy.next.weight.detach()[QUESTION.tokens[0]].softmax(-1)
+
+
+def best(reference):
+    return (said(reference).log() + REWARD / BETA).softmax(-1)
+
+
+def distance(p, q):
+    """Total variation."""
+    return (p - q).abs().sum().item() / 2
+
+
+def started(**learning):
+    policy = Bigram()
+    reference = policy.frozen()
+    assert distance(said(reference), best(reference)) > 0.3
+    return policy, reference, local_learner(policy, **learning)
+
+
+def test_ppo_with_the_kl_in_its_reward_reaches_the_best_policy():
+    """Total variation ≤ 0.02, and the KL that it reports is that of π* to the reference within 0.05 nats."""
+    policy, reference, learner = started(lr=0.1, schedule=Schedule("linear", total=120))
+    config = ppo_.Config(ppo_epochs=2, mini_batch=64, whiten_advantages=False, value_clip=10.0, value_weight=1.0)
+    sampler = ToySampler(policy, length=1)
+    steps = [[QUESTION] * 64] * 60
+    told = list(ppo_.ppo(learner, reference, sampler, reward, steps, price=AdaptiveKL(BETA), config=config))
+    goal = best(reference)
+    assert distance(said(policy), goal) <= 0.02
+    kl = (goal * (goal / said(reference)).log()).sum().item()
+    assert abs(sum(step["kl"] for step in told[-20:]) / 20 - kl) < 0.05
+    assert abs(sum(step["reward"] for step in told[-20:]) / 20 - (goal * REWARD).sum().item()) < 0.05
+
+
+def test_rloo_with_the_kl_as_a_loss_reaches_it_too_where_a_reply_is_one_token():
+    """An unbiased advantage and k2, whose gradient is that of the reverse KL. Total variation ≤ 0.03."""
+    policy, reference, learner = started(lr=0.1, schedule=Schedule("linear", total=60))
+    objective = replace(RLOO, kl=BETA)
+    config = Config(group=128)
+    list(
+        grpo(
+            learner,
+            reference,
+            ToySampler(policy, length=1),
+            reward,
+            [[QUESTION]] * 60,
+            objective=objective,
+            config=config,
+        )
+    )
+    assert distance(said(policy), best(reference)) <= 0.03
+
+
+def test_dpo_on_bradley_terrys_own_labels_reaches_it():
+    """All pairs, each labelled σ(r_i - r_j): total variation ≤ 0.005."""
+    policy, reference, learner = started(lr=0.1, schedule=Schedule("linear", total=200))
+    chances = [
+        preference(QUESTION, reply(i), reply(j), choice=(p, 1 - p))
+        for i, j in combinations(range(8), 2)
+        for p in [(REWARD[i] - REWARD[j]).sigmoid().item()]
+    ]
+    objective = replace(DPO, loss=lambda chosen, rejected: losses.dpo(chosen, rejected, beta=BETA))
+    list(dpo(learner, reference, [pairs(chances)] * 200, objective=objective))
+    assert distance(said(policy), best(reference)) <= 0.005
+
+
+def test_best_of_n_draws_as_its_formula_says_and_leaves_its_policy_no_further_than_its_bound():
+    """P(best is i) = Fᵢⁿ - Fᵢ₋₁ⁿ over tokens in the order of their rewards; KL ≤ log n - (n - 1)/n."""
+    policy, n, m = Bigram(), 4, 3000
+    chosen = best_of_n(ToySampler(policy, length=1), reward, [QUESTION] * m, n=n)
+    drawn = torch.tensor([e.tokens[0] for e in chosen]).bincount(minlength=8) / m
+    order = REWARD.argsort()
+    below = said(policy)[order].cumsum(-1)
+    exact = torch.zeros(8).index_copy(0, order, below**n - torch.cat([torch.zeros(1), below[:-1]]) ** n)
+    assert distance(drawn, exact) < 0.03
+    assert (drawn * REWARD).sum() > (said(policy) * REWARD).sum() + 0.3
+    kl = torch.xlogy(drawn, drawn / said(policy)).sum().item()
+    assert 0.3 < kl <= kl_bound(n)
