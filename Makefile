@@ -20,15 +20,15 @@ ONE_THREAD := OMP_NUM_THREADS=1
 .PHONY: demo test parity clean
 
 demo: $(VENV)/made
-	$(VENV)/bin/preferent demo $(ARGS)
+	$(VENV)/bin/preferent demo --resume $(ARGS)
 
+# Budgets and the fences of the documentation are tests as well; the last line is pytest's own summary.
 test: $(VENV)/made
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(ONE_THREAD) $(VENV)/bin/pytest tests/test_budgets.py
-	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" --durations 10
+	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" --durations 10 -rs
 
 parity: $(VENV)/made $(PEER)/made
 	$(ONE_THREAD) $(VENV)/bin/python benchmarks/parity.py --peer $(PEER)/bin/python

@@ -224,7 +224,7 @@ def test_the_formats_of_the_data_page_are_those_that_are_read():
     assert sorted(rows) == sorted(each.name for each in FORMATS)
 
 
-def test_every_paper_page_row_names_each_algorithm():
+def test_the_papers_page_names_every_algorithm():
     text = (ROOT / "PAPERS.md").read_text()
     algorithms = {path.name for path in (ROOT / "src" / "preferent" / "algorithms").glob("*.py")} - {"__init__.py"}
     assert [name for name in sorted(algorithms - {"rollouts.py"}) if f"`algorithms/{name}`" not in text] == []

@@ -18,49 +18,14 @@ pytestmark = pytest.mark.slow
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 130}
 PATIENCE = 120.0  # seconds for one sitting, on a busy machine
-SAMPLING = ["--max-length", "100", "--max-new-tokens", "8", "--batch", "4"]
-# Long enough after its start for a signal to find it at work; each says how often it saves.
+LENGTHS = "--max-length 100 --max-new-tokens 8 --batch 4"
+# Long enough for a signal to find them at work; each says how often it saves.
 COMMANDS = {
-    "sft": [
-        "--data",
-        "demos.jsonl",
-        "--steps",
-        "120",
-        "--save-every",
-        "2",
-        "--eval-data",
-        "demos.jsonl",
-        "--eval-every",
-        "7",
-    ],
-    "reward": ["--data", "prefs.jsonl", "--steps", "60", "--save-every", "1", "--members", "2"],
-    "dpo": ["--data", "prefs.jsonl", "--steps", "100", "--save-every", "2", "--lora", "2"],
-    "grpo": [
-        "--data",
-        "prompts.jsonl",
-        "--reward",
-        "mine.py:brief",
-        "--steps",
-        "40",
-        "--save-every",
-        "1",
-        "--group",
-        "3",
-        *SAMPLING,
-    ],
-    "ppo": [
-        "--data",
-        "prompts.jsonl",
-        "--reward",
-        "./rm",
-        "--steps",
-        "25",
-        "--save-every",
-        "2",
-        "--kl-target",
-        "0.1",
-        *SAMPLING,
-    ],
+    "sft": "--data demos.jsonl --max-length 128 --steps 120 --save-every 2 --eval-data demos.jsonl --eval-every 7",
+    "reward": "--data prefs.jsonl --max-length 128 --steps 60 --save-every 1 --members 2",
+    "dpo": "--data prefs.jsonl --max-length 128 --steps 100 --save-every 2 --lora 2",
+    "grpo": f"--data prompts.jsonl --reward mine.py:brief --steps 40 --save-every 1 --group 3 {LENGTHS}",
+    "ppo": f"--data prompts.jsonl --reward ./rm --steps 25 --save-every 2 --kl-target 0.1 {LENGTHS}",
 }
 
 
@@ -82,24 +47,14 @@ def place(tmp_path_factory):
 
 
 def started(place: Path, name: str, out: str) -> subprocess.Popen[str]:
-    words = [*COMMANDS[name], *([] if "--max-length" in COMMANDS[name] else ["--max-length", "128"])]
-    command = [
-        sys.executable,
-        "-m",
-        "preferent",
-        name,
-        "--model",
-        "./base",
-        "--lr",
-        "1e-3",
-        "--out",
-        out,
-        "--resume",
-        *words,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    words = f"-m preferent {name} --model ./base --lr 1e-3 --out {out} --resume {COMMANDS[name]}".split()
     return subprocess.Popen(
-        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *words],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -143,12 +98,10 @@ def test_a_command_that_is_stopped_again_and_again_ends_where_an_undisturbed_one
     assert codes == [EXIT[number] for number in SIGNALS]
     assert ended(started(place, name, f"stopped-{name}")) == 0
 
-    (model, metrics), (other_model, other_metrics) = (
-        left(place / f"{kind}-{name}") for kind in ("straight", "stopped")
-    )
-    assert [row["step"] for row in metrics] == list(
-        range(1, int(COMMANDS[name][COMMANDS[name].index("--steps") + 1]) + 1)
-    )
+    model, metrics = left(place / f"straight-{name}")
+    other_model, other_metrics = left(place / f"stopped-{name}")
+    steps = int(COMMANDS[name].partition("--steps ")[2].split()[0])
+    assert [row["step"] for row in metrics] == list(range(1, steps + 1))
     assert other_metrics == metrics
     assert other_model.keys() == model.keys() != set()
     assert [file for file in model if model[file] != other_model[file]] == []

@@ -69,12 +69,13 @@ def tokenizer(vocabulary: int = 320) -> Any:
 
 
 def tiny_policy(seed: int = 0, *, vocabulary: int = 320) -> LanguagePolicy:
-    """A Qwen2 of a few thousand parameters, surer of itself than fresh weights are."""
+    """A Qwen2 of a few thousand parameters, whose tokens are neither all alike nor certain."""
     words = tokenizer(vocabulary)
     model = new_model(words, Size(hidden=16, layers=2, heads=2, context=128), seed=seed).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(3)
+            if parameter.dim() > 1:
+                parameter.mul_(0.1 / parameter.std())
     return LanguagePolicy(model, words, sharing=True)
 
 

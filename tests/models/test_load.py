@@ -141,6 +141,8 @@ def test_an_adapters_folder_holds_the_adapter_alone_and_loads_with_peft(base, ad
     folder, expected = adapter
     assert "adapter_model.safetensors" in files_in(folder)
     assert "model.safetensors" not in files_in(folder)
+    modules = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    assert modules == sorted(modules)  # the same bytes from every process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing`", category=FutureWarning)
         theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()

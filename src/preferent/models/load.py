@@ -225,7 +225,9 @@ def with_adapter(model: Any, *, base: str, rank: int, alpha: float, seed: int, *
     with without_peft_remarks(), torch.random.fork_rng():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
-    adapted.peft_config["default"].base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    said = adapted.peft_config["default"]
+    said.base_model_name_or_path = str(Path(base).resolve()) if Path(base).is_dir() else base
+    said.target_modules = sorted(said.target_modules)  # a set is written in another order by every process
     return adapted
 
 

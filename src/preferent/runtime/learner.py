@@ -176,9 +176,11 @@ class LocalLearner(Generic[N]):
         with torch.no_grad():
             for name, value in state["model"].items():
                 parameters[name].copy_(value)
+        # A step count lies with its parameter where the optimiser is fused, else on the CPU.
+        fused = any(group.get("fused") or group.get("capturable") for group in self.optimizer.param_groups)
         for name, moments in state["optimizer"].items():
             own = parameters[name]
-            place = {k: own.device if v.dim() else v.device for k, v in moments.items()}
+            place = {k: own.device if v.dim() or fused else v.device for k, v in moments.items()}
             self.optimizer.state[own] = {k: v.clone().to(place[k]) for k, v in moments.items()}
         self.version, self.bad = int(state["version"]), int(state["bad"])
 

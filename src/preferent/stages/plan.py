@@ -66,9 +66,8 @@ def resolved(options: Any) -> Iterator[str]:
         given = word.required or said != plain(word.default)
         by_title.setdefault(word.title or "Options", []).append(f"{word.name} {spelt(said)}{'*' * given}")
     for title, each in by_title.items():
-        text = f"{title:<17} {' · '.join(each)}"
-        indent = {"initial_indent": "  ", "subsequent_indent": " " * 20}
-        yield from textwrap.wrap(text, WIDTH, break_on_hyphens=False, **indent)
+        text = f"  {title:<17} {' · '.join(each)}"
+        yield from textwrap.wrap(text, WIDTH, break_on_hyphens=False, subsequent_indent=" " * 20)
 
 
 def plain(value: Any) -> Any:

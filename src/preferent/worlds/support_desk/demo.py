@@ -65,14 +65,14 @@ class Sizes:
 
 
 SIZES = Sizes()
-TEMPERATURE = 0.8  # of every policy, when it is trained by sampling and when it is judged
+TEMPERATURE = 0.6  # of every policy, when it is trained by sampling and when it is judged
 COMMON = {"max_length": 128, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
 SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weight_decay": 0.05}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
     "reward": SFT | {"lr": 7e-4, "batch": 8, "epochs": 2.0, "weight_decay": 0.01, "members": SIZES.members},
-    "ppo": {"lr": 5e-4, "critic_lr": 1e-3, "batch": 64, "steps": 50, "ppo_epochs": 2, "value_weight": 0.5},
-    "grpo": {"lr": 5e-4, "batch": 16, "steps": 60},
+    "ppo": {"lr": 5e-4, "critic_lr": 1e-3, "batch": 64, "steps": 40, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
+    "grpo": {"lr": 5e-4, "batch": 16, "steps": 40, "kl": 0.1},
     "dpo": {"lr": 3e-4, "batch": 16, "schedule": "cosine"},
 }
 

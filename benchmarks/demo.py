@@ -1,0 +1,77 @@
+"""The demo for three seeds fixed beforehand, held against what it promises.
+
+python benchmarks/demo.py             writes benchmarks/results/demo.json (about five minutes a seed on two CPU cores)
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from preferent.cli import main as preferent
+from preferent.stages.doctor import gflops
+
+SEEDS = (0, 1, 2)
+METHODS = ("ppo", "grpo", "dpo")
+RESULTS = Path(__file__).parent / "results" / "demo.json"
+
+
+def promises(policies):
+    """What must hold of one seed's table: name → (figure, whether it holds)."""
+    sft, again = policies["sft"], policies["SFT again"]
+    held = {
+        "sft_right": (sft["parts"]["right"], 0.5 <= sft["parts"]["right"] <= 0.9),
+        "no_op_wins": (again["wins"][0], abs(again["wins"][0] - 0.5) <= 0.05),
+    }
+    for name in METHODS:
+        (value, low, _), rise = policies[name]["wins"], policies[name]["gold"] - sft["gold"]
+        held[f"{name}_wins"] = (value, value >= 0.85)
+        held[f"{name}_wins_low"] = (low, low >= 0.75)
+        held[f"{name}_rise_in_sd"] = (rise / sft["gold_sd"], rise > sft["gold_sd"])
+    return held
+
+
+def one(seed, folder):
+    began = time.monotonic()
+    if preferent(["demo", "--all", "--seed", str(seed), "--out", str(folder)]):
+        sys.exit(f"the demo of seed {seed} failed")
+    results = json.loads((folder / "results.json").read_text())
+    held = promises(results["policies"])
+    figures = {
+        name: {key: row[key] for key in ("gold", "gold_sd", "parts", "wins", "kl", "length", "distinct_2")}
+        for name, row in results["policies"].items()
+    }
+    return {
+        "seconds": time.monotonic() - began,
+        "crowd": results["crowd"],
+        "reward_accuracy": results["reward_accuracy"],
+        "policies": figures,
+        "promises": {name: {"figure": figure, "holds": bool(holds)} for name, (figure, holds) in held.items()},
+    }
+
+
+def main():
+    machine = {"gflops": gflops(), "threads": torch.get_num_threads()}
+    seeds = {}
+    for seed in SEEDS:
+        folder = Path(tempfile.mkdtemp(prefix="preferent-demo-"))
+        try:
+            seeds[str(seed)] = one(seed, folder / "demo")
+        finally:
+            shutil.rmtree(folder)
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"machine": machine, "seeds": seeds}, indent=1) + "\n")
+    failed = 0
+    for seed, row in seeds.items():
+        for name, promise in row["promises"].items():
+            print(f"seed {seed}  {name:<18} {promise['figure']:.3f}  {'PASS' if promise['holds'] else 'FAIL'}")
+            failed += not promise["holds"]
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
