@@ -29,19 +29,19 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CONFIGURATIONS = {
     "sft, 256 wide, 6 layers, one micro-batch a step": (
         {"hidden": 256, "layers": 6, "vocabulary": 4000},
-        ["sft", "--data", "demos.jsonl", "--batch", "12"],
+        "sft --data demos.jsonl --batch 12",
     ),
     "dpo, 512 wide, 4 layers, several micro-batches a step": (
         {"hidden": 512, "layers": 4, "vocabulary": 8000},
-        ["dpo", "--data", "prefs.jsonl", "--batch", "8", "--token-budget", "1024"],
+        "dpo --data prefs.jsonl --batch 8 --token-budget 1024",
     ),
     "ppo, 256 wide, 4 layers, LoRA on the policy": (
         {"hidden": 256, "layers": 4, "vocabulary": 4000},
-        ["ppo", "--data", "prompts.jsonl", "--reward", "reward.py:length", "--lora", "8", "--max-new-tokens", "64"]
-        + "--batch 32 --mini-batch 16 --ppo-epochs 1".split(),
+        "ppo --data prompts.jsonl --reward reward.py:length --lora 8 --max-new-tokens 64 "
+        "--batch 32 --mini-batch 16 --ppo-epochs 1",
     ),
 }
-EVERY = ["--model", "base", "--max-length", "512", "--threads", "1", "--lr", "1e-4"]
+EVERY = "--model base --max-length 512 --threads 1 --lr 1e-4"
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def compared(name: str) -> dict[str, float]:
 
 def prepare(folder: Path, size: dict[str, int]) -> None:
     """Text with enough different words for the vocabulary, rows of it, a model of the size and a toy of its kind."""
-    draw = random.Random(0)  # noqa: S311
+    draw = random.Random(0)
     known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 8))) for _ in range(9000)]
 
     def said(n: int) -> str:
@@ -130,6 +130,6 @@ if __name__ == "__main__":
     if len(sys.argv) == 3:
         own, name = sys.argv[1:]
         size, command = CONFIGURATIONS[name]
-        print({"predict": predict, "measure": measure}[own]([*command, *EVERY]))
+        print({"predict": predict, "measure": measure}[own](f"{command} {EVERY}".split()))
     else:
         main()

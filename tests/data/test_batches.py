@@ -105,6 +105,11 @@ def test_strengths_become_margins_where_margins_are_given():
     assert pairs(said, margins={0: 0, 1: 1, 2: 2.5}).margin.tolist() == [2.5, 0, 0]
 
 
+def test_a_margin_in_the_data_is_the_margin():
+    asked = Prompt(Q.tokens, {"margin": 1.5})
+    assert pairs([preference(asked, A, B)]).margin.tolist() == [1.5]
+
+
 def test_a_strength_without_a_margin_is_an_error_and_not_a_margin_of_nothing():
     with pytest.raises(UsageError, match=r"strength 7 has no margin: --margins gives them for 0, 1"):
         pairs([preference(Q, A, B, strength=7.0)], margins=dict(enumerate([0.0, 1.0])))

@@ -158,7 +158,7 @@ def test_choice_strength_margin_and_annotator_are_taken_along() -> None:
     found = parse(row)
     assert found.noun == Preference(Comparison((Q,), ((A,), (B,))), (0.75, 0.25), "7", 2.0)
     assert found.info == {"margin": 1.5}
-    assert noun({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1.5}).strength == 1.5
+    assert noun({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 1.5}).strength is None
 
 
 def test_columns_of_no_format_stay_with_the_row() -> None:

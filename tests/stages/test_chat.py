@@ -3,7 +3,6 @@
 import io
 
 import pytest
-import torch
 from tiny_runs import base, run
 
 from preferent.stages import chat
@@ -57,9 +56,10 @@ def test_the_same_question_gets_another_reply_and_a_seed_the_same_conversation(m
     text = "hello\n/reset\nhello\n"
     out, _ = talked(monkeypatch, capsys, text, "--temperature", "1", "--seed", "5")
     again, _ = talked(monkeypatch, capsys, text, "--temperature", "1", "--seed", "5")
-    first, second, _ = out.split("\n") if out.count("\n") == 2 else (out, "", "")
     assert again == out
-    assert first != second
+    asked = [{"role": "user", "content": "hello"}]
+    voice = speaker(base(), SamplingOptions(max_new_tokens=10), UseOptions(device="cpu"))
+    assert chat.answered(voice, asked, 0) != chat.answered(voice, asked, 1)
 
 
 def test_a_conversation_longer_than_the_context_loses_its_beginning_and_says_so(monkeypatch, capsys):
@@ -76,7 +76,6 @@ def test_pieces_are_the_episodes_text(stop):
         whole = voice.sampler.sample([prompt], 1)[0][0].text
         pieces = list(chat.pieces(voice.sampler, prompt))
         assert "".join(pieces).strip() == whole
-        assert not torch.is_grad_enabled() or len(pieces) >= 1
 
 
 @pytest.mark.parametrize(

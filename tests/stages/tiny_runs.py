@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,12 @@ def run(*words: object) -> int:
     return main([str(word) for word in words])
 
 
+def quietly(*words: object) -> None:
+    """The same where nobody wants to read what it says."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        assert run(*words) == 0
+
+
 def written(path: Path, rows: Iterable[Mapping[str, Any]]) -> str:
     """The name of a JSONL file with these rows."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -74,8 +82,8 @@ def base() -> str:
     """A run of ``preferent init``: one layer, 32 wide."""
     folder = kept()
     text = written(folder / "text.jsonl", [*DEMOS, *PREFS])
-    assert run("init", "--text", text, "--out", folder / "base", *"--hidden 32 --layers 1 --heads 2".split(),
-               *"--vocabulary 360 --context 128".split()) == 0  # fmt: skip
+    size = ["--hidden", 32, "--layers", 1, "--heads", 2, "--vocabulary", 360, "--context", 128]
+    quietly("init", "--text", text, "--out", folder / "base", *size)
     return str(folder / "base")
 
 
@@ -85,7 +93,7 @@ def reward_models() -> str:
     folder = kept()
     prefs = written(folder / "prefs.jsonl", PREFS)
     words = ["reward", "--model", base(), "--data", prefs, "--out", folder / "rm", "--members", 2, "--lr", "1e-2"]
-    assert run(*words, *SMALL) == 0
+    quietly(*words, *SMALL)
     return str(folder / "rm")
 
 

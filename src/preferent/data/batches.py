@@ -55,7 +55,8 @@ def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None 
     """Preferences and rankings over a batch in which a prompt, and a reply to it, stands once.
 
     A ranking becomes all its pairs, weighing one together (InstructGPT's K-wise loss). ``margins`` gives the margin
-    for each strength (Llama 2, table 27); without it, margins are 0. Raises UsageError for a strength not among them.
+    for each strength (Llama 2, table 27); without it, margins are the data's column ``margin``, or 0. Raises UsageError
+    for a strength not among them.
     """
     groups: dict[tuple[int, ...], tuple[Prompt, dict[tuple[int, ...], Reply]]] = {}
     for opinion in opinions:
@@ -108,7 +109,8 @@ def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple
             yield options[a], options[b], choice, 0.0, 1 / len(every)
         return
     told = [(i, j) for i, j in every if opinion.choice[i] + opinion.choice[j] > 0]
-    margin = margin_of(opinion.strength, margins)
+    own = float(opinion.comparison.context.info.get("margin") or 0.0)  # a column that says it outright, as TRL's does
+    margin = margin_of(opinion.strength, margins) if margins else own
     for i, j in told:
         a, b = (i, j) if opinion.choice[i] >= opinion.choice[j] else (j, i)
         choice = opinion.choice[a] / (opinion.choice[a] + opinion.choice[b])
@@ -117,7 +119,7 @@ def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple
 
 def margin_of(strength: float | None, margins: Mapping[float, float]) -> float:
     """How much higher the better one should score; 0 where nobody said how much better it is."""
-    if strength is None or not margins:
+    if strength is None:
         return 0.0
     if strength not in margins:
         known = ", ".join(f"{one:g}" for one in sorted(margins))

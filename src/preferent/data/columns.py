@@ -262,7 +262,7 @@ def preference(prompt: Messages, chosen: Messages, rejected: Messages, data: Dat
     choice = number(data["choice"], "choice") if data.get("choice") is not None else 1.0
     if not 0 <= choice <= 1:
         raise BadRow(f"a choice that is no probability: {choice:g}, expected 0 to 1 (how likely chosen is better)")
-    strength = data.get("strength") if data.get("strength") is not None else data.get("margin")
+    strength = data.get("strength")
     annotator, judgements = who(data)
     return Preference(
         Comparison(prompt, (chosen, rejected)),

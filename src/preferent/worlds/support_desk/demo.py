@@ -68,12 +68,14 @@ SIZES = Sizes()
 TEMPERATURE = 0.6  # of every policy, when it is trained by sampling and when it is judged
 COMMON = {"max_length": 128, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
 SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weight_decay": 0.05}
+# The lowest of the members' scores: where they disagree, a policy should not believe the kindest of them.
+ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst"}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
     "reward": SFT | {"lr": 7e-4, "batch": 8, "epochs": 2.0, "weight_decay": 0.01, "members": SIZES.members},
-    "ppo": {"lr": 5e-4, "critic_lr": 1e-3, "batch": 64, "steps": 40, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
-    "grpo": {"lr": 5e-4, "batch": 16, "steps": 40, "kl": 0.1},
-    "dpo": {"lr": 3e-4, "batch": 16, "schedule": "cosine"},
+    "ppo": ONLINE | {"critic_lr": 1e-3, "batch": 64, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
+    "grpo": ONLINE | {"lr": 3e-4, "batch": 16, "kl": 0.5},
+    "dpo": {"lr": 3e-4, "batch": 16, "epochs": 2.0, "beta": 0.05, "schedule": "cosine"},
 }
 
 
@@ -182,7 +184,7 @@ def new_base(texts: Sequence[str], folder: Path, *, seed: int) -> None:
     """A tokenizer trained on the texts, and a model with random weights."""
     from preferent.models.scratch import Size, new_model, train_tokenizer
 
-    size = Size(hidden=128, layers=2, heads=4, vocabulary=1200, context=256)
+    size = Size(hidden=128, layers=3, heads=4, vocabulary=1200, context=256)
     tokenizer = train_tokenizer(texts, vocabulary=size.vocabulary)
     new_model(tokenizer, size, seed=seed).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

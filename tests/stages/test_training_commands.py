@@ -1,0 +1,164 @@
+"""The training commands end to end, as a person types them."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import DEMOS, PREFS, PROMPTS, SMALL, base, kept, left, quietly, reward, reward_models, run, written
+
+from preferent.models.load import load_policy, load_scorer
+from preferent.runtime.track import rows as metrics_in
+
+FAST = [*SMALL, "--lr", "1e-2", "--batch", "6"]
+SHORT = [*FAST, "--max-new-tokens", "8"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Names of the data files, by what they hold."""
+    rows = {"demos": DEMOS, "prefs": PREFS, "prompts": PROMPTS}
+    return {name: written(kept() / f"{name}-trained.jsonl", each) for name, each in rows.items()}
+
+
+def command(name, data):
+    """A short run of each command."""
+    return {
+        "sft": ["sft", "--data", data["demos"], *FAST],
+        "reward": ["reward", "--data", data["prefs"], "--members", "2", *FAST],
+        "dpo": ["dpo", "--data", data["prefs"], *FAST],
+        "ppo": ["ppo", "--data", data["prompts"], "--reward", reward_models(), "--mini-batch", "3", *SHORT],
+        "grpo": ["grpo", "--data", data["prompts"], "--reward", reward("topical"), "--group", "3", *SHORT],
+    }[name] + ["--model", base()]
+
+
+EVALUATION = {
+    "sft": ("demos", {"eval/nll", "eval/loss"}),
+    "reward": ("prefs", {"eval/accuracy", "eval/ensemble_accuracy", "eval/loss"}),
+    "dpo": ("prefs", {"eval/accuracy", "eval/margin", "eval/loss"}),
+    "ppo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
+    "grpo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
+}
+
+
+def weights(folder, load=load_policy):
+    return dict(load(folder, device="cpu").named_parameters())
+
+
+def same(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("name", list(EVALUATION))
+def test_a_run_leaves_what_it_promises(name, data, tmp_path, capsys):
+    held_out, measured = EVALUATION[name]
+    out = tmp_path / "run"
+    words = [*command(name, data), "--eval-data", data[held_out], "--eval-every", "1", "--save-every", "1"]
+    assert run(*words, "--steps", "2", "--out", out) == 0
+    metrics = list(metrics_in(out / "metrics.jsonl"))
+    assert [row["step"] for row in metrics] == [1, 2]
+    assert all(measured <= row.keys() for row in metrics)
+    assert all(isinstance(row["loss"], float) and row["skipped"] == 0 for row in metrics)
+    assert {"checkpoints", "config.yaml", "events", "manifest.json", "metrics.jsonl", "model"} <= set(left(out))
+    assert left(out / "checkpoints") == ["step-1", "step-2"]
+    assert ("samples" in left(out)) == (name in ("ppo", "grpo"))
+    members = ["member-0", "member-1"] if name == "reward" else [""]
+    moved = [weights(out / "model" / member, load_scorer if name == "reward" else load_policy) for member in members]
+    assert not any(same(weights(base()), each) for each in moved if name != "reward")
+    said = capsys.readouterr().err
+    assert "step 1/2" in said
+    assert f"The model is in {out / 'model'}." in said
+
+
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "grpo", "ppo"])
+def test_the_runs_config_says_the_same_run_again(name, data, tmp_path):
+    words = command(name, data)
+    quietly(*words, "--steps", "2", "--out", tmp_path / "a")
+    quietly(name, "--config", tmp_path / "a", "--out", tmp_path / "b")
+    places = ["model/member-0", "model/member-1"] if name == "reward" else ["model"]
+    for place in places:
+        load = load_scorer if name == "reward" else load_policy
+        assert same(weights(tmp_path / "a" / place, load), weights(tmp_path / "b" / place, load))
+
+
+def test_learning_lowers_the_loss_and_raises_the_margin(data, tmp_path):
+    quietly(*command("sft", data), "--epochs", "6", "--out", tmp_path / "sft")
+    nll = [row["nll"] for row in metrics_in(tmp_path / "sft" / "metrics.jsonl")]
+    assert len(nll) == 24
+    assert nll[-1] < nll[0] - 1
+    quietly(*command("dpo", data), "--epochs", "3", "--out", tmp_path / "dpo")
+    margins = [row["margin"] for row in metrics_in(tmp_path / "dpo" / "metrics.jsonl")]
+    assert margins[0] == pytest.approx(0, abs=1e-5)
+    assert margins[-1] > 1
+
+
+def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(data, tmp_path, capsys):
+    """At a learning rate that makes it worse, the first evaluation is the best, and two more are waited for."""
+    words = ["sft", "--model", base(), "--data", data["demos"], "--eval-data", data["demos"], *SMALL]
+    words += ["--batch", "6", "--eval-every", "1", "--keep-best", "eval/nll", "--schedule", "constant"]
+    assert run(*words, "--lr", "3", "--steps", "9", "--patience", "2", "--out", tmp_path / "run") == 0
+    values = [row["eval/nll"] for row in metrics_in(tmp_path / "run" / "metrics.jsonl")]
+    best = values.index(min(values)) + 1
+    assert len(values) == best + 2 < 9
+    assert f"The model is that of step {best}, best by eval/nll." in capsys.readouterr().err
+    assert "best" not in left(tmp_path / "run")
+    quietly(*words, "--lr", "3", "--steps", "9", "--out", tmp_path / "whole")
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+
+
+def test_a_finished_run_goes_on_with_more_steps_to_a_better_best(data, tmp_path):
+    words = [*command("sft", data), "--eval-data", data["demos"], "--eval-every", "1", "--keep-best", "eval/nll"]
+    words += ["--schedule", "constant", "--out", tmp_path / "run"]
+    quietly(*words, "--steps", "2")
+    before = weights(tmp_path / "run")
+    quietly(*words, "--steps", "4", "--resume")
+    assert [row["step"] for row in metrics_in(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4]
+    assert not same(before, weights(tmp_path / "run"))
+
+
+def test_an_adapters_run_writes_an_adapter_whose_reference_is_the_model_without_it(data, tmp_path):
+    quietly(*command("dpo", data), "--lora", "4", "--epochs", "3", "--out", tmp_path / "dpo")
+    assert (tmp_path / "dpo" / "model" / "adapter_config.json").exists()
+    rows = list(metrics_in(tmp_path / "dpo" / "metrics.jsonl"))
+    assert rows[0]["margin"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["margin"] > 0
+    quietly(*command("ppo", data), "--lora", "4", "--steps", "1", "--out", tmp_path / "ppo")
+    assert (tmp_path / "ppo" / "model" / "adapter_config.json").exists()
+
+
+def test_weighted_rewards_and_weighted_data_are_taken(data, tmp_path):
+    words = ["grpo", "--model", base(), "--data", f"{data['prompts']}=0.7", "--data", f"{data['prompts']}=0.3"]
+    words += ["--reward", f"{reward_models()}=0.5", "--reward", f"{reward('topical')}=2", *SHORT]
+    quietly(*words, "--steps", "1", "--out", tmp_path / "grpo")
+    (row,) = metrics_in(tmp_path / "grpo" / "metrics.jsonl")
+    assert {"reward/rm", "reward/rewards.py:topical"} <= row.keys()
+    words = ["reward", "--model", base(), "--data", f"{data['prefs']}=0.7", "--data", f"{data['prefs']}=0.3", *FAST]
+    quietly(*words, "--steps", "1", "--out", tmp_path / "rm")
+    assert left(tmp_path / "rm" / "model")
+
+
+def test_streaming_trains_on_rows_as_they_come(data, tmp_path):
+    quietly(*command("sft", data), "--streaming", "--steps", "3", "--out", tmp_path / "run")
+    assert [row["step"] for row in metrics_in(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", list(EVALUATION))
+def test_a_dry_run_shows_the_plan_and_writes_nothing(name, data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert run(*command(name, data), "--steps", "2", "--out", tmp_path / "run", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "peak while updating" in said
+    assert "steps 2*" in said
+    assert not (tmp_path / "run").exists()
+    assert left(tmp_path / "temporary") == []
+
+
+def test_samples_hold_what_was_said_at_an_evaluation(data, tmp_path):
+    words = [*command("ppo", data), "--eval-data", data["prompts"], "--steps", "1", "--out", tmp_path / "run"]
+    quietly(*words)
+    rows = [json.loads(line) for line in Path(tmp_path / "run" / "samples" / "step-1.jsonl").read_text().splitlines()]
+    assert len(rows) == len(PROMPTS)
+    assert rows[0]["prompt"][0]["content"] == PROMPTS[0]["prompt"]
+    assert {"reply", "reward", "stop"} <= rows[0].keys()
