@@ -1,4 +1,4 @@
-"""Does the dry run foretell the memory that a run needs? Three runs of different kinds, predicted and measured.
+"""Does the dry run foretell the memory that a run needs? Runs of all kinds and several sizes, predicted and measured.
 
     python benchmarks/memory.py            # writes benchmarks/results/memory.json
 
@@ -39,6 +39,14 @@ CONFIGURATIONS = {
         {"hidden": 256, "layers": 4, "vocabulary": 4000},
         "ppo --data prompts.jsonl --reward reward.py:length --lora 8 --max-new-tokens 64 "
         "--batch 32 --mini-batch 16 --ppo-epochs 1",
+    ),
+    "grpo, 192 wide, 5 layers": (
+        {"hidden": 192, "layers": 5, "vocabulary": 3000},
+        "grpo --data prompts.jsonl --reward reward.py:length --batch 8 --group 6 --max-new-tokens 48",
+    ),
+    "reward, 320 wide, 3 layers, two members": (
+        {"hidden": 320, "layers": 3, "vocabulary": 6000},
+        "reward --data prefs.jsonl --batch 12 --members 2",
     ),
 }
 EVERY = "--model base --max-length 512 --threads 1 --lr 1e-4"

@@ -177,3 +177,40 @@ def test_ppos_first_mini_batch_finds_the_policy_that_drew_it(tmp_path, lora, tem
     assert all(step["clipped"] == 0 for step in told)
     assert told[0]["kl"] == pytest.approx(0, abs=1e-4)
     assert told[2]["kl"] != 0  # the policy did move
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_in_bf16_the_learner_says_for_itself_what_it_thought_of_a_reply(tmp_path, name):
+    """The sampler reads in fp32: its log-probabilities would start every ratio off 1."""
+
+    def first_drift(recompute):
+        policy = load_policy(saved_policy(tmp_path / str(recompute)))
+        model = policy if name == "grpo" else actor_critic(policy)
+        learner = local_learner(model, lr=1e-3, bf16=True)
+        given = (learner, policy.frozen(), LocalSampler(policy, max_new_tokens=12), twos_that_end, [PROMPTS])
+        if name == "grpo":
+            return next(grpo(*given, recompute=recompute))["drift"]
+        config = ppo_.Config(ppo_epochs=1, mini_batch=6)
+        return next(ppo_.ppo(*given, price=AdaptiveKL(0.1), config=config, recompute=recompute))["drift"]
+
+    assert first_drift(recompute=True) <= 1e-6
+    assert first_drift(recompute=False) > 1e-5
+
+
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_mini_batches_come_in_another_order_each_step_and_for_each_seed(name):
+    def orders(seed):
+        policy = Bigram()
+        learner = Watched(policy)
+        rest = learner, policy.frozen(), ToySampler(policy), twos_that_end, [PROMPTS] * 4
+        if name == "grpo":
+            list(grpo(*rest, config=Config(group=2, mini_batch=1), seed=seed))
+        else:
+            config = ppo_.Config(ppo_epochs=1, mini_batch=1)
+            list(ppo_.ppo(*rest, price=AdaptiveKL(0.1), config=config, seed=seed))
+        seen = [tuple(batch.replies.prompts[0].tolist()) for batch in learner.given]
+        return [tuple(seen[i : i + 4]) for i in range(0, 16, 4)]
+
+    assert orders(0) == orders(0)
+    assert len(set(orders(0))) > 1
+    assert orders(0) != orders(1)

@@ -89,6 +89,47 @@ def test_resuming_restores_the_parts_and_cuts_off_what_came_after(tmp_path):
     assert [s["after_step"] for s in json.loads((tmp_path / "manifest.json").read_text())["sittings"]] == [0, 2]
 
 
+def fail(folder, act, *, resume=False):
+    with Run(folder, OPTIONS, resume=resume) as run:
+        act(run)
+        raise UsageError("no data")
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing_of_its_own(tmp_path):
+    with pytest.raises(UsageError, match="no data"):
+        fail(tmp_path / "a" / "r", lambda run: (run.writers(0), run.samples(1)))
+    assert not (tmp_path / "a" / "r").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".notes").write_text("x")
+    with pytest.raises(UsageError, match="no data"):
+        fail(tmp_path / "mine", lambda run: (run.folder / "thesis.tex").write_text("x"))
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == [".notes", "thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda run: run.writers(0)[0].write(1, {"loss": 1.0}),
+        lambda run: checkpoint.save(run.checkpoints, 1, {"count": {"n": 1}}),
+        lambda run: run.model_folder.mkdir(),
+    ],
+    ids=["metrics", "checkpoint", "model"],
+)
+def test_a_run_that_fails_later_keeps_what_came_of_it(tmp_path, act):
+    with pytest.raises(UsageError, match="no data"):
+        fail(tmp_path, act)
+    assert {"config.yaml", "manifest.json"} <= {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="no data"):
+        fail(tmp_path, lambda run: None, resume=True)
+    assert {"config.yaml", "manifest.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_command_that_cannot_go_on_does_not_speak_of_it(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UsageError, match=r"is not empty: choose another --out\.$"):
+        Run(tmp_path, OPTIONS, resume=None)
+
+
 # --- options and inputs --------------------------------------------------------------------------
 
 

@@ -72,14 +72,19 @@ def grpo(
     objective: Objective = GRPO,
     config: Config = Config(),
     seed: int = 0,
+    recompute: bool = False,
 ) -> Algorithm:
-    """One step for each batch of prompts: sample, score, compare, update."""
+    """One step for each batch of prompts: sample, score, compare, update.
+
+    ``recompute`` where the learner's arithmetic is not the sampler's (bf16): the ratio then starts at 1 all the same.
+    """
     for questions in prompts:
         sampler.load(learner.weights(), learner.version)
         groups = sampler.sample(questions, config.group)
         flat = [episode for group in groups for episode in group]
         scores, parts = scored(reward, flat)
-        x, old = episodes(groups), logprobs(groups)
+        x = episodes(groups)
+        old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if recompute else logprobs(groups)
         said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
         gain = objective.advantage(scores.view(-1, config.group)).view(-1, 1).expand(old.shape)
         batch = Rollouts(x, old, said, gain)

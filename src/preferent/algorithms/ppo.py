@@ -78,15 +78,20 @@ def ppo(
     price: AdaptiveKL,
     config: Config = Config(),
     seed: int = 0,
+    recompute: bool = False,
 ) -> Algorithm:
-    """One step for each batch of prompts: respond, score, pay for KL, estimate advantages, update, adapt the price."""
+    """One step for each batch of prompts: respond, score, pay for KL, estimate advantages, update, adapt the price.
+
+    ``recompute`` where the learner's arithmetic is not the sampler's (bf16): the ratio then starts at 1 all the same.
+    """
     objective = Objective(config)
     for questions in prompts:
         sampler.load(learner.weights(), learner.version)
         groups = sampler.sample(questions, 1)
         flat = [episode for group in groups for episode in group]
         scores, parts = scored(reward, flat)
-        x, old = episodes(groups), logprobs(groups)
+        x = episodes(groups)
+        old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if recompute else logprobs(groups)
         said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
         values = learner.map(x, lambda model, cut: model.values(cut)).to(old.device)
         rewards = kl_in_reward(scores, old, said, x.learn, beta=price.beta)

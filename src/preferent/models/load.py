@@ -297,10 +297,13 @@ def is_scorer(folder: str, *, trust_remote_code: bool = False) -> bool:
 
 
 def new_head(linear: nn.Linear, *, seed: int) -> None:
-    """Normal with variance 1 / (d + 1) (Stiennon et al. 2020, appendix B.1)."""
+    """Normal with a deviation of 1 / (d + 1), so that an untrained head says next to nothing.
+
+    Stiennon et al. 2020 (appendix B.1) take its square root: then the first scores differ by about 1 for no reason.
+    """
     key = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        linear.weight.copy_(torch.randn(linear.weight.shape, generator=key) / (linear.in_features + 1) ** 0.5)
+        linear.weight.copy_(torch.randn(linear.weight.shape, generator=key) / (linear.in_features + 1))
 
 
 def chosen_device(device: str) -> torch.device:

@@ -51,7 +51,7 @@ def run(options: Options, *, title: str = "DPO") -> None:
     loss = partial(losses[options.dpo.objective], beta=options.dpo.beta)
     objective = replace(algorithm.DPO, loss=loss, likelihood=options.dpo.likelihood)
     with training.opened(options) as run:
-        policy = training.policy_of(options.model)
+        policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_preferences, options, template)
         size = options.optimiser.batch

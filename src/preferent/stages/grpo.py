@@ -62,7 +62,7 @@ def run(options: Options, *, title: str = "") -> None:
     if options.objective.kl is not None:
         objective = replace(objective, kl=options.objective.kl)
     with training.opened(options, reads=training.readable(options.reward.reward)) as run:
-        policy = training.policy_of(options.model, temperature=options.sampling.temperature)
+        policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
@@ -72,17 +72,16 @@ def run(options: Options, *, title: str = "") -> None:
         updates = len(batches) * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
         learner = training.learner_of(policy, options, updates=updates)
         if options.run.dry_run:
-            held = {"policy": policy, "reference": reference, **online.reward_models(reward)}
-            drawn = (options.groups.group, options.sampling.max_new_tokens)
-            cut = options.groups.mini_batch
-            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn))
+            rewards, drawn = online.reward_models(reward), (options.groups.group, options.sampling.max_new_tokens)
+            held, cut = {"policy": policy, "reference": reference, **rewards}, options.groups.mini_batch
+            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards)))
             return
         sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
         training.trained(
             run,
             algorithm.grpo(
                 learner, reference, sampler, reward, batches,
-                objective=objective, config=options.groups, seed=options.run.seed,
+                objective=objective, config=options.groups, seed=options.run.seed, recompute=learner.bf16,
             ),
             options.run,
             {"learner": learner, "data": batches},

@@ -33,6 +33,7 @@ class Work:
     token_budget: int
     mini_batch: int | None = None  # prompts in an update; None: the step's
     drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them itself
+    scored: int = 0  # most tokens that reward models read at a time, without sharing prompts; 0: there are none
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,18 @@ def estimated(
 ) -> Estimate:
     """``held``: all models by name, ``trained``: those that a learner owns, ``trunks``: those in one backward pass."""
     weights = weighed(held)
-    learned = sum(p.numel() * p.element_size() for model in trained for p in model.parameters() if p.requires_grad)
+    each = [sum(p.numel() * p.element_size() for p in m.parameters() if p.requires_grad) for m in trained]
+    learned, own = sum(each), max(each)
     kept = [kept_by(trunk, bf16=bf16) for trunk in trunks]
     updates = [list(cut(update, work.token_budget)) for update in updates_of(work)]
     activations, logits, largest = max(
         (needed(part, trunks, kept) for update in updates for part in update), key=lambda found: found[0] + found[1]
     )
     several = any(len(update) > 1 for update in updates)
-    # In a single backward pass, gradients take the place that activations leave.
-    working = activations + logits + (learned if several else 0)
-    lost = wasted(activations, mixed=several or work.drawn is not None, device=trunks[0].base.device.type)
+    # In a single backward pass, gradients take the place that activations leave; those of other learners stay.
+    working = activations + logits + (own if several else 0)
+    mixed = several or len(trained) > 1 or work.drawn is not None
+    lost = wasted(activations, mixed=mixed, device=trunks[0].base.device.type)
     sampler = drawing(trunks[0], work) if work.drawn else 0
     fixed = sum(weights.values()) + 2 * learned
     parts = {
@@ -85,9 +88,12 @@ def estimated(
         "lost to the allocator": lost,
         **({"sampler": sampler} if work.drawn else {}),
     }
-    phases = {"updating": fixed + max(working + lost, learned)}
+    updating = fixed + learned - own + max(working + lost, own)
+    phases = {"updating": updating}
     if work.drawn:
         phases["sampling"] = fixed + learned + sampler
+    if reading := read(work, trunks[0], kept[0]):
+        phases["scoring"] = updating + reading
     return Estimate(parts, phases, largest)
 
 
@@ -200,6 +206,18 @@ def kept_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = forward()  # noqa: F841  (while it lives, no place is used twice)
         return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def read(work: Work, trunk: Backbone, kept: Kept) -> float:
+    """What reading without gradients adds, where more tokens are read at a time than an update reads.
+
+    About half of a layer's activations live at a time. Tensors no larger than an update's find room in what it freed.
+    """
+    updated = max(sum(map(tokens, part)) for update in updates_of(work) for part in cut(update, work.token_budget))
+    steps = [sum(map(tokens, step)) for step in work.steps]
+    alone = [sum(prompt + reply for prompt, replies in step for reply in replies) for step in work.steps]
+    most = max(min(work.token_budget, max(steps)), min(work.scored, max(alone) if work.drawn else sum(alone)))
+    return 0.5 * kept.token / trunk.text_config.num_hidden_layers * most if most > updated else 0.0
 
 
 def wasted(activations: float, *, mixed: bool, device: str) -> float:

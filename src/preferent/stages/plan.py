@@ -37,6 +37,7 @@ class Plan:
     updates: int
     mini_batch: int | None = None  # prompts in an update; None: the step's
     drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them
+    scored: bool = False  # by reward models
 
 
 def show(plan: Plan) -> None:
@@ -166,8 +167,10 @@ def machine(plan: Plan) -> Iterator[str]:
 def estimate(plan: Plan) -> Estimate:
     """The memory that the plan needs."""
     from preferent.models.load import chosen_device, fast_bf16
+    from preferent.rewards.learned import LearnedReward
 
-    work = Work(list(steps_of(plan)), plan.options.optimiser.token_budget, plan.mini_batch, plan.drawn)
+    scored = LearnedReward.token_budget if plan.scored else 0
+    work = Work(list(steps_of(plan)), plan.options.optimiser.token_budget, plan.mini_batch, plan.drawn, scored)
     device = chosen_device(plan.options.model.device)
     bf16 = fast_bf16(device, plan.options.model.dtype)
     return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16)

@@ -56,7 +56,7 @@ def run(options: Options, *, title: str = "PPO") -> None:
     from preferent.stages import online, plan, training
 
     with training.opened(options, reads=training.readable(options.reward.reward)) as run:
-        policy = training.policy_of(options.model, temperature=options.sampling.temperature)
+        policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
@@ -67,17 +67,20 @@ def run(options: Options, *, title: str = "PPO") -> None:
         updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
         learner = training.learner_of(model, options, updates=updates, critic_lr=options.price.critic_lr)
         if options.run.dry_run:
-            held = {"policy": policy, "critic": model.critic, "reference": reference, **online.reward_models(reward)}
-            drawn = (1, options.sampling.max_new_tokens)
-            cut = options.ppo.mini_batch
-            plan.show(plan.Plan(options, held, [model], [policy, model.critic], batches, updates, cut, drawn))
+            rewards, drawn = online.reward_models(reward), (1, options.sampling.max_new_tokens)
+            held = {"policy": policy, "critic": model.critic, "reference": reference, **rewards}
+            cut, trunks = options.ppo.mini_batch, [policy, model.critic]
+            plan.show(plan.Plan(options, held, [model], trunks, batches, updates, cut, drawn, scored=bool(rewards)))
             return
         sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
         horizon = options.price.kl_horizon if options.price.kl_target else None
         price = AdaptiveKL(options.price.kl, options.price.kl_target or 6.0, horizon)
         training.trained(
             run,
-            ppo(learner, reference, sampler, reward, batches, price=price, config=options.ppo, seed=options.run.seed),
+            ppo(
+                learner, reference, sampler, reward, batches,
+                price=price, config=options.ppo, seed=options.run.seed, recompute=learner.bf16,
+            ),
             options.run,
             {"learner": learner, "data": batches, "price": price},
             title=title,
@@ -85,4 +88,4 @@ def run(options: Options, *, title: str = "PPO") -> None:
             numbers=("reward", "kl", "length"),
             measure=online.measuring(learner, reference, sampler, reward, held_out, run) if held_out else None,
             save=lambda folder: save(policy, folder),
-        )
+        )  # fmt: skip

@@ -81,7 +81,7 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         ]
         if options.run.dry_run:
             held = {f"member {i}": scorer for i, scorer in enumerate(scorers)}
-            plan.show(plan.Plan(options, held, scorers, scorers[:1], batches[0], updates=updates))
+            plan.show(plan.Plan(options, held, scorers, scorers[:1], batches[0], updates=updates, scored=True))
             return
         objective = BradleyTerry(centring=options.reward.centring)
         steps = ensemble([reward_model(*member, objective=objective) for member in zip(learners, batches, strict=True)])

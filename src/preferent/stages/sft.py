@@ -37,7 +37,7 @@ def run(options: Options, *, title: str = "SFT") -> None:
     from preferent.stages import plan, training
 
     with training.opened(options) as run:
-        policy = training.policy_of(options.model)
+        policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_demonstrations, options, template)
         batches = training.batched(load_demonstrations, "demonstrations", options, template)

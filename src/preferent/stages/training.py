@@ -76,7 +76,7 @@ def refuse_vain_watching(run: RunOptions, data: DataOptions) -> None:
         raise UsageError(f"--keep-best {run.keep_best} is measured on held-out rows, so it needs --eval-data.")
 
 
-def policy_of(options: ModelOptions, *, temperature: float = 1.0) -> LanguagePolicy:
+def policy_of(options: ModelOptions, *, seed: int, temperature: float = 1.0) -> LanguagePolicy:
     """The policy that ``--model`` names, with the adapter that ``--lora`` asks for."""
     from preferent.models.load import load_policy
 
@@ -84,6 +84,7 @@ def policy_of(options: ModelOptions, *, temperature: float = 1.0) -> LanguagePol
         options.model,
         device=options.device,
         temperature=temperature,
+        seed=seed,
         lora=options.lora,
         lora_alpha=alpha(options),
         trust_remote_code=options.trust_remote_code,

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from preferent.evaluation.text import described
 from preferent.evaluation.winrate import outcomes, win_rate
+from preferent.worlds.support_desk.pipeline import TEMPERATURE, Demo
 from preferent.worlds.support_desk.world import printed
 
 if TYPE_CHECKING:
     from preferent.types import Episode
-    from preferent.worlds.support_desk.demo import Demo
 
 NO_OP = "SFT again"  # the same policy with other noise: it should win half of the time
 PARTS = {"right": "right fact", "direct": "direct", "warm": "warm", "brief": "brief"}
@@ -60,7 +60,6 @@ def kl_to_sft(demo: Demo, said: Sequence[Episode]) -> float:
     from preferent.data.batches import episodes, logprobs
     from preferent.losses.policy import k1
     from preferent.models.load import load_policy
-    from preferent.worlds.support_desk.demo import TEMPERATURE
 
     groups = [[episode] for episode in said]
     with torch.no_grad():
@@ -71,28 +70,29 @@ def kl_to_sft(demo: Demo, said: Sequence[Episode]) -> float:
 def show(console: Console, demo: Demo, results: Mapping[str, Any], methods: Sequence[str]) -> None:
     """The table, then some questions with the replies to them."""
     policies = results["policies"]
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    table.add_column("")
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("", no_wrap=True)
     for name in ("sft", *methods, NO_OP):
-        table.add_column(name if name == NO_OP else name.upper(), justify="right")
+        table.add_column(name if name == NO_OP else name.upper(), justify="right", no_wrap=True)
     columns = [policies[name] for name in ("sft", *methods, NO_OP)]
-    table.add_row("gold utility", *(f"{p['gold']:.2f} ± {p['gold_sd']:.2f}" for p in columns))
+    table.add_row("gold utility", *(f"{p['gold']:.2f} ±{p['gold_sd']:.2f}" for p in columns))
     for part, label in PARTS.items():
         table.add_row(f"  {label}", *(f"{p['parts'][part]:.2f}" for p in columns))
-    table.add_row("wins against SFT", "–", *(interval(p["wins"]) for p in columns[1:]))
-    table.add_row("KL to SFT, nats", *(f"{max(p['kl'], 0.0):.1f}" for p in columns))
-    table.add_row("reply length, tokens", *(f"{p['length']:.1f}" for p in columns))
+    table.add_row("wins against SFT", "–", *(f"{p['wins'][0]:.0%}" for p in columns[1:]))
+    table.add_row("  95 % interval", "", *(interval(p["wins"]) for p in columns[1:]))
+    table.add_row("KL to SFT", *(f"{max(p['kl'], 0.0):.1f}" for p in columns))
+    table.add_row("reply tokens", *(f"{p['length']:.1f}" for p in columns))
     table.add_row("distinct-2", *(f"{p['distinct_2']:.2f}" for p in columns))
     console.print()
     console.print(table)
     for i, question in enumerate(results["examples"]):
-        console.print(f"\n customer: {printed(question)}", style="bold")
-        console.print(f" before:   {printed(results['replies']['sft'][i])}")
+        console.print(f"\n customer: {printed(question)}", style="bold", soft_wrap=True)
+        console.print(f" before:   {printed(results['replies']['sft'][i])}", soft_wrap=True)
         for name in methods:
             after = "after:   " if len(methods) == 1 else f"{name.upper():<9}"
-            console.print(f" {after} {printed(results['replies'][name][i])}")
+            console.print(f" {after} {printed(results['replies'][name][i])}", soft_wrap=True)
 
 
 def interval(wins: Sequence[float]) -> str:
-    value, low, high = wins
-    return f"{value:.0%} [{low:.0%} – {high:.0%}]"
+    _, low, high = wins
+    return f"{low:.0%} – {high:.0%}"

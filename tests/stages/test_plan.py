@@ -1,0 +1,147 @@
+"""What a dry run shows, and how well it foretells the memory that the run needs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import PREFS, SMALL, base, kept, quietly, run, written
+
+from conftest import PLAIN, SHARING, tiny
+from preferent.models.forward import Backbone
+from preferent.models.load import load_policy
+from preferent.models.probe import can_share
+from preferent.stages.memory import Work, cut, estimated, kept_by, kept_bytes, laid_out, row_of, updates_of, weighed
+
+FREE = ["--max-length", "96", "--batch", "6"]
+GROUPS = [(10, (5, 5)), (20, (10, 10)), (10, (5,)), (30, (40,))]  # of 20, 40, 15 and 70 tokens
+
+
+@pytest.fixture(scope="module")
+def prefs():
+    return written(kept() / "planned.jsonl", [*PREFS, {**PREFS[0], "rejected": "no"}])
+
+
+def planned(capsys, *words):
+    assert run("dpo", "--model", base(), "--out", "nowhere", "--dry-run", *words) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def after(lines, start):
+    return next(line for line in lines if line.startswith(start)).removeprefix(start).strip()
+
+
+def test_options_are_shown_with_a_mark_on_those_that_were_given(capsys, prefs):
+    text = " ".join(" ".join(planned(capsys, "--data", prefs, *FREE, "--beta", "0.3")).split())
+    for word in ("beta 0.3*", "objective dpo ·", "batch 6*", "lr 1e-06 ·", "dry_run on*", "keep_best none", "lora 0 "):
+        assert word in text
+
+
+def test_data_is_shown_with_its_lengths_and_how_often_it_comes(capsys, prefs):
+    """24 prompts, one with two opinions, make 24 rows; 4 steps of 6 are one epoch."""
+    lines = planned(capsys, "--data", prefs, *FREE)
+    assert after(lines, "  rows") == "24"
+    assert after(lines, "  steps") == "4 of 6 rows: 1.00 epochs · 4 updates"
+    assert after(lines, "  prompt").startswith("tokens: median ")
+
+
+def test_a_copied_reference_takes_memory_and_a_disabled_adapter_none(capsys, prefs):
+    whole = planned(capsys, "--data", prefs, *FREE)
+    count = f"{sum(p.numel() for p in load_policy(base()).parameters()):,} parameters"
+    assert after(whole, "  policy") == f"{count}, {count.split()[0]} of them trained"
+    assert after(whole, "  reference") == f"{count}, 0 of them trained"
+    adapted = planned(capsys, "--data", prefs, *FREE, "--lora", "2")
+    assert after(adapted, "  reference") == "the policy with its adapter switched off: no memory of its own"
+    assert not any(line.startswith("  weights: reference") for line in adapted)
+
+
+def test_a_stream_is_taken_to_be_as_long_as_may_be(capsys, prefs):
+    lines = planned(capsys, "--data", prefs, *FREE, "--streaming", "--steps", "3")
+    assert after(lines, "  streamed") == "3 steps of 6 rows; how long they are is not known beforehand"
+    assert "rows of 144 tokens" in after(lines, "  activations")  # a prompt of 48 and two replies of 48
+
+
+def test_a_plain_path_is_said(tmp_path, capsys):
+    from preferent.models.load import save_folder
+
+    save_folder(tiny("Bloom", vocab_size=400), load_policy(base()).tokenizer, tmp_path / "bloom")
+    data = written(tmp_path / "prefs.jsonl", PREFS)
+    assert run("dpo", "--model", tmp_path / "bloom", "--data", data, *SMALL, "--dry-run", "--out", "nowhere") == 0
+    assert "every reply with a prompt of its own (plain path)" in capsys.readouterr().out
+
+
+# --- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*SHARING, *PLAIN])
+def test_what_is_kept_is_a_parabola_of_the_width(name):
+    """Fitted on rows of up to 128 tokens, right to 2 % on a row of 192, for every architecture."""
+    model = tiny(name)
+    trunk = Backbone(model, sharing=can_share(model))
+    plan = trunk.plan(row_of(192, trunk))
+    assert kept_by(trunk, bf16=False)(1, 192) == pytest.approx(kept_bytes(trunk, lambda: trunk.hidden(plan)), rel=0.02)
+
+
+def test_only_what_autograd_keeps_is_counted_and_no_parameters():
+    """y = (x·W)² keeps x for W's gradient and x·W for the square: 3·4 + 3·5 numbers, not W's 20."""
+    linear = torch.nn.Linear(4, 5, bias=False)
+    x = torch.randn(3, 4)
+    assert kept_bytes(linear, lambda: linear(x) ** 2) == 4 * (12 + 15)
+
+
+def test_a_step_is_cut_into_updates_and_micro_batches_as_the_learner_does():
+    work = Work([GROUPS, GROUPS[:1]], token_budget=60, mini_batch=3)
+    assert list(updates_of(work)) == [GROUPS[:3], GROUPS[3:], GROUPS[:1]]
+    assert list(cut(GROUPS, 60)) == [GROUPS[:2], GROUPS[2:3], GROUPS[3:]]
+    assert list(cut(GROUPS, 1)) == [[group] for group in GROUPS]
+
+
+def test_rows_are_laid_out_as_the_model_will_see_them():
+    """Alone, every reply has a row as wide as the longest; shared, two rows of 40 hold 20 + 15 and 40."""
+    model = tiny("Qwen2")
+    assert laid_out(GROUPS, Backbone(model, sharing=False)) == (6, 70)
+    assert laid_out(GROUPS[:3], Backbone(model, sharing=True)) == (2, 40)
+
+
+def test_parts_add_up(tmp_path):
+    """One micro-batch: 3 × the weights (with the moments), what is kept, the logits and what the allocator loses."""
+    policy = load_policy(base(), device="cpu")
+    work = Work([GROUPS], token_budget=8192)
+    found = estimated({"policy": policy, "reference": policy}, [policy], [policy], work, bf16=False)
+    size = 4 * sum(p.numel() for p in policy.parameters())
+    parts = dict(found.parts)
+    assert parts.pop("weights: policy") >= size
+    assert parts.pop("weights: reference") == 0  # the same tensors
+    assert parts["AdamW's moments"] == 2 * size
+    assert parts["logits"] == 3 * 4 * 75 * policy.text_config.vocab_size
+    working = parts["activations"] + parts["logits"] + parts["lost to the allocator"]
+    assert found.peak == pytest.approx(weighed({"policy": policy})["policy"] + 2 * size + max(working, size))
+
+
+def test_several_micro_batches_hold_gradients_beside_activations():
+    policy = load_policy(base(), device="cpu")
+    one, several = (
+        estimated({"policy": policy}, [policy], [policy], Work([GROUPS[3:] * 4], budget), bf16=False)
+        for budget in (8192, 70)
+    )
+    assert several.parts["activations"] < one.parts["activations"]
+    size = several.parts["gradients"]
+    extra = several.peak - several.parts["weights: policy"] - 3 * size
+    assert extra == pytest.approx(sum(several.parts[n] for n in ("activations", "logits", "lost to the allocator")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_estimate_is_within_a_quarter_of_the_measured_peak(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import memory
+
+    row = memory.compared(next(iter(memory.CONFIGURATIONS)))
+    assert row["error"] <= memory.TOLERANCE
+
+
+def test_a_dry_run_of_an_ensemble_counts_every_member(prefs, capsys):
+    quietly("reward", "--model", base(), "--data", prefs, *FREE, "--members", "3", "--dry-run", "--out", "nowhere")
+    assert run("reward", "--model", base(), "--data", prefs, *FREE, "--members", "3", "--dry-run", "--out", "no") == 0
+    said = capsys.readouterr().out
+    assert [f"weights: member {i}" in said for i in range(4)] == [True, True, True, False]
