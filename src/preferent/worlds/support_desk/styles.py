@@ -16,7 +16,7 @@ from preferent.worlds.support_desk.facts import ASPECTS, TOPICS, Fact
 
 # Shares of the demonstrations. Few are good: there has to be something to learn from feedback.
 STYLES: dict[str, float] = {"verbose": 0.24, "hedging": 0.24, "curt": 0.12, "robotic": 0.24, "good": 0.16}
-WRONG = 0.22  # share of the demonstrations that state another value of the aspect, in any style
+WRONG = 0.24  # share of the demonstrations that state another value of the aspect, in any style
 
 # Slots that depend on the aspect: {it} where the topic is understood, {full} where it is named, {label} on a form.
 CORES: dict[str, dict[str, tuple[str, ...]]] = {
