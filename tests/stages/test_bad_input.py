@@ -107,17 +107,20 @@ def test_a_length_beyond_the_models_context_is_refused(tmp_path, capsys):
     )
 
 
-def model_with(tmp_path, **changes):
+def model_with(tmp_path, *, without=(), **changes):
     """The tiny model's folder with other entries in its tokenizer's configuration."""
     folder = tmp_path / "model"
     shutil.copytree(Path(base()) / "model", folder)
     file = folder / "tokenizer_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    kept = {name: value for name, value in json.loads(file.read_text()).items() if name not in without}
+    file.write_text(json.dumps(kept | changes))
     return folder
 
 
-def test_a_tokenizer_without_an_end_token_is_refused(tmp_path, capsys):
-    folder = model_with(tmp_path, eos_token=None)
+@pytest.mark.parametrize("how", [{"eos_token": None}, {"without": ["eos_token"]}], ids=["null", "missing"])
+def test_a_tokenizer_without_an_end_token_is_refused(tmp_path, capsys, how):
+    """Where the entry is missing, the family's own end token would stand outside the model's vocabulary."""
+    folder = model_with(tmp_path, **how)
     data = written(tmp_path / "demos.jsonl", DEMOS)
     words = ["sft", "--model", folder, "--data", data, *FAST]
     assert "has no end token, so a reply could never end" in refused(capsys, tmp_path / "run", *words)

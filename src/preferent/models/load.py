@@ -46,7 +46,13 @@ def load_policy(
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
         model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed)
-    policy = LanguagePolicy(model, load_tokenizer(folder), sharing=sharing, own_head=own_head, temperature=temperature)
+    policy = LanguagePolicy(
+        model,
+        load_tokenizer(folder, model.config.get_text_config().vocab_size),
+        sharing=sharing,
+        own_head=own_head,
+        temperature=temperature,
+    )
     return policy.to(chosen_device(device)).eval()
 
 
@@ -73,7 +79,7 @@ def load_scorer(
         )
     if fresh:
         new_head(model.score, seed=seed)
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, model.config.get_text_config().vocab_size)
     model.config.pad_token_id = padding(tokenizer, model.config.get_text_config().vocab_size)
     if model.config.pad_token_id in tokenizer.all_special_ids:  # else it would cut words in two
         tokenizer.pad_token_id = model.config.pad_token_id
@@ -250,15 +256,16 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The folder's tokenizer; it must have an end token, for replies have to end."""
+def load_tokenizer(folder: str | Path, vocabulary: int | None = None) -> Any:
+    """The folder's tokenizer; it must have an end token, among the model's ``vocabulary``, for replies have to end."""
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(found(folder))
     except (OSError, ValueError) as refused:
         raise UsageError(f"{folder} has no tokenizer that can be loaded: {refused}") from refused
-    if tokenizer.eos_token_id is None:
+    # Without one of its own, a tokenizer may bring its family's, which the model has never seen.
+    if tokenizer.eos_token_id is None or (vocabulary is not None and tokenizer.eos_token_id >= vocabulary):
         raise UsageError(
             f"The tokenizer of {folder} has no end token, so a reply could never end. "
             'Set "eos_token" in its tokenizer_config.json.'
