@@ -222,7 +222,7 @@ def test_the_demonstrations_leave_room_to_rise():
         for i, q in enumerate(questions)
     ]
     wins = statistics.mean((a > b) + 0.5 * (a == b) for a, b in zip(ideal, mix, strict=True))
-    assert wins >= 0.91
+    assert wins >= 0.88  # the demo is to win 85 % with less than that
     assert 0.35 <= statistics.mean(mix) <= 0.5
     assert 0.2 <= statistics.stdev(mix) <= 0.3
     assert statistics.mean(ideal) - statistics.mean(mix) > 1.5 * statistics.stdev(mix)

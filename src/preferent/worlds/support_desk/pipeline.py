@@ -41,13 +41,13 @@ TEMPERATURE = 0.65  # of every policy, when it is trained by sampling and when i
 COMMON = {"max_length": 128, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
 SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weight_decay": 0.05}
 # The lowest of the members' scores: where they disagree, a policy should not believe the kindest of them.
-ONLINE = {"lr": 5e-4, "steps": 60, "combine": "worst"}
+ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst"}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
     "reward": SFT | {"lr": 7e-4, "batch": 8, "weight_decay": 0.01, "members": SIZES.members},
     "ppo": ONLINE | {"critic_lr": 1e-3, "batch": 64, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
-    "grpo": ONLINE | {"steps": 80, "batch": 16, "kl": 0.25},
-    "dpo": {"lr": 3e-4, "batch": 16, "epochs": 2.0, "beta": 0.1, "schedule": "cosine"},
+    "grpo": ONLINE | {"steps": 80, "batch": 16, "kl": 0.4},
+    "dpo": {"lr": 3e-4, "batch": 16, "epochs": 2.0, "beta": 0.15, "schedule": "cosine"},
 }
 
 
