@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from preferent.models.forward import Backbone
 from preferent.models.head import head_of, token_logprobs
-from preferent.models.plan import Plan
 from preferent.models.scorer import ScoringModel
 from preferent.types import Policy, Reading, Replies
 
@@ -28,9 +27,7 @@ class LanguagePolicy(Backbone):
 
     def read(self, x: Replies, *, entropy: bool = False) -> Reading:
         """Log-probabilities [r, t] in fp32, zero off ``learn``; entropy in nats where asked for."""
-        return self.read_planned(x, self.plan(x), entropy=entropy)
-
-    def read_planned(self, x: Replies, plan: Plan, *, entropy: bool = False) -> Reading:
+        plan = self.plan(x)
         states = plan.states[:, :-1][x.learn]
         if self.own_head:
             hidden, head = self.hidden(plan)[states], head_of(self.base)

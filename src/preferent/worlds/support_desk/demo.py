@@ -6,7 +6,6 @@ questions held out of everything, to say how well that went.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from annotated_types import Ge
 from rich.console import Console
 
 from preferent.config import UsageError
-from preferent.worlds.support_desk.pipeline import Demo
+from preferent.worlds.support_desk.pipeline import Demo, write
 from preferent.worlds.support_desk.table import evaluate, show
 from preferent.worlds.support_desk.world import INTRODUCTION
 
@@ -76,7 +75,7 @@ def run(options: Options) -> None:
     say(f" {last}/{last} evaluation         {demo.sizes.evaluated} questions held out of training")
     results = evaluate(demo, methods)
     results |= {"seconds": time.monotonic() - began, "crowd": facts, "reward_accuracy": accuracy(demo)}
-    demo.path("results.json").write_text(json.dumps(results, indent=1))
+    write(demo.path("results.json"), [results])
     show(console, demo, results, methods)
     say(f"\n everything is in {options.out}; the table in numbers: {demo.path('results.json')}   {clock(began)}")
 

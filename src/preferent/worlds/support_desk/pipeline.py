@@ -107,7 +107,7 @@ class Demo:
                 "ceiling": ceiling.merged,
                 "ties": ceiling.ties,
             }
-            self.path("comparisons.json").write_text(json.dumps(facts))
+            write(self.path("comparisons.json"), [facts])
         return dict(json.loads(self.path("comparisons.json").read_text()))
 
     def ask(self, questions: Sequence[str], name: str) -> list[Preference[str, str]]:
@@ -152,12 +152,14 @@ class Demo:
 
 def new_base(texts: Sequence[str], folder: Path, *, seed: int) -> None:
     """A tokenizer trained on the texts, and a model with random weights."""
+    from preferent.models.load import save_folder
     from preferent.models.scratch import Size, new_model, train_tokenizer
+    from preferent.runtime import files
 
     size = Size(hidden=128, layers=2, heads=4, vocabulary=1200, context=256)
     tokenizer = train_tokenizer(texts, vocabulary=size.vocabulary)
-    new_model(tokenizer, size, seed=seed).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with files.whole(folder) as partial:
+        save_folder(new_model(tokenizer, size, seed=seed), tokenizer, partial)
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
