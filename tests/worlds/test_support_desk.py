@@ -8,11 +8,11 @@ from itertools import pairwise
 import pytest
 
 from preferent.config import UsageError
-from preferent.worlds.support_desk import STYLES, WRONG, World, printed
+from preferent.worlds.support_desk import STYLES, World, printed
 from preferent.worlds.support_desk.facts import ASPECTS, TOPICS, names
 from preferent.worlds.support_desk.gold import gold, tokenise
 from preferent.worlds.support_desk.phrasings import QUESTIONS
-from preferent.worlds.support_desk.styles import TEMPLATES, demonstrate, weighted
+from preferent.worlds.support_desk.styles import OUTDATED, SLIP, TEMPLATES, demonstrate, weighted
 
 SEEDS = (0, 1, 2)
 
@@ -92,14 +92,27 @@ def test_demonstrations_depend_on_their_seed_and_more_of_them_begin_with_the_sam
     assert world.demonstrations(50, seed=1) != world.demonstrations(50, seed=2)
 
 
+def test_two_facts_of_each_aspect_have_swapped_their_values(world):
+    changed = defaultdict(list)
+    for fact in world.facts:
+        if fact.formerly:
+            changed[fact.aspect].append(fact)
+    assert changed.keys() == ASPECTS.keys()
+    for one, other in changed.values():
+        assert (one.formerly, other.formerly) == (other.value, one.value)
+        assert one.value != one.formerly
+
+
 def test_demonstrations_have_the_stated_shares_of_styles_and_of_wrong_facts(world):
-    drawn = [demonstrate(question.fact, "shares", i) for i, question in enumerate(world.train_questions)]
-    styles = Counter(each.style for each in drawn)
+    drawn = [(q.fact, demonstrate(q.fact, "shares", i)) for i, q in enumerate(world.train_questions * 3)]
+    styles = Counter(each.style for _, each in drawn)
     for style, expected in STYLES.items():
-        assert styles[style] / len(drawn) == pytest.approx(expected, abs=0.04)
-    pairs = zip(world.train_questions, drawn, strict=True)
-    wrong = sum(each.value != question.fact.value for question, each in pairs)
-    assert wrong / len(drawn) == pytest.approx(WRONG, abs=0.04)
+        assert styles[style] / len(drawn) == pytest.approx(expected, abs=0.03)
+    slips = [each.value != fact.value for fact, each in drawn if not fact.formerly]
+    outdated = [each.value == fact.formerly for fact, each in drawn if fact.formerly]
+    assert sum(slips) / len(slips) == pytest.approx(SLIP, abs=0.015)
+    assert sum(outdated) / len(outdated) == pytest.approx(OUTDATED, abs=0.05)
+    assert all(each.value in (fact.value, fact.formerly) for fact, each in drawn if fact.formerly)
 
 
 def test_shares_of_styles_sum_to_one_and_every_style_has_templates():

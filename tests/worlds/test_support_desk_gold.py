@@ -216,7 +216,7 @@ def test_only_whole_words_are_heard():
 def test_the_demonstrations_leave_room_to_rise():
     """A policy that is right in 95 % and always in the good style, against the demonstrations: both drawn by key."""
     questions = WORLD.heldout_questions * 5
-    mix = [value(demonstrate(q.fact, "mix", i, wrong=0.25).text, q.fact) for i, q in enumerate(questions)]
+    mix = [value(demonstrate(q.fact, "mix", i).text, q.fact) for i, q in enumerate(questions)]
     ideal = [
         value(demonstrate(q.fact, "ideal", i, styles={"good": 1.0}, wrong=0.05).text, q.fact)
         for i, q in enumerate(questions)

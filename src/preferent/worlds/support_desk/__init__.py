@@ -7,7 +7,7 @@ world.gold(question, reply)         # for the simulated crowd and for evaluation
 
 from preferent.worlds.support_desk.facts import Fact
 from preferent.worlds.support_desk.gold import WEIGHTS
-from preferent.worlds.support_desk.styles import STYLES, WRONG
+from preferent.worlds.support_desk.styles import STYLES
 from preferent.worlds.support_desk.world import INTRODUCTION, Question, World, printed
 
-__all__ = ["INTRODUCTION", "STYLES", "WEIGHTS", "WRONG", "Fact", "Question", "World", "printed"]
+__all__ = ["INTRODUCTION", "STYLES", "WEIGHTS", "Fact", "Question", "World", "printed"]

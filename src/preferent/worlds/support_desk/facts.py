@@ -2,7 +2,8 @@
 
 A value is a frame with one telling word in it ("{} coins" and "nine"), and all values of an aspect share the frame.
 So a wrong answer is as plausible as the right one, and a reply that names two of them can be told from one that knows.
-Another seed deals the same values to other topics.
+Some values were others until last year, and most of the desk has not heard of it: what demonstrations say in the main
+is then wrong, and only feedback can tell. Another seed deals the same values to other topics.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Fact:
     topic: str
     aspect: str
     value: str
+    formerly: str | None = None  # what was true last year, where that was something else
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -96,11 +98,23 @@ class Fact:
 
 def facts(seed: int) -> tuple[Fact, ...]:
     """Every topic with every aspect of its kind. Each aspect deals its values evenly, in an order keyed by ``seed``."""
-    return tuple(
-        Fact(names[0], name, value)
-        for name, aspect in ASPECTS.items()
-        for names, value in zip(TOPICS[aspect.kind], dealt(seed, name, aspect), strict=True)
-    )
+    found: list[Fact] = []
+    for name, aspect in ASPECTS.items():
+        values = dealt(seed, name, aspect)
+        formerly = swapped(values, seed, name)
+        topics = enumerate(TOPICS[aspect.kind])
+        found.extend(Fact(names[0], name, values[i], formerly.get(i)) for i, names in topics)
+    return tuple(found)
+
+
+def swapped(values: list[str], *key: object) -> dict[int, str]:
+    """Two places whose values were each other's until last year, with what was true of them then.
+
+    So no value is the more often right for being new: whoever wants to know must know what it is said of.
+    """
+    one, *rest = sorted(range(len(values)), key=lambda i: chance(*key, "swapped", i))
+    other = next(i for i in rest if values[i] != values[one])
+    return {one: values[other], other: values[one]}
 
 
 def dealt(seed: int, name: str, aspect: Aspect) -> list[str]:

@@ -29,8 +29,8 @@ class Sizes:
 
     demonstrations: int = 16_000
     asked: int = 1600  # questions whose replies the crowd compares
-    replies: int = 4  # to each of them
-    pairs: int = 4  # of each question's replies
+    replies: int = 8  # to each of them
+    pairs: int = 12  # of each question's replies
     members: int = 3
     judged: int = 80  # held-out questions for the reward models' accuracy
     evaluated: int = 400  # held-out questions for the table
@@ -44,10 +44,10 @@ SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weigh
 ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst"}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
-    "reward": SFT | {"lr": 7e-4, "batch": 8, "weight_decay": 0.01, "members": SIZES.members},
+    "reward": SFT | {"lr": 7e-4, "batch": 4, "weight_decay": 0.01, "members": SIZES.members},
     "ppo": ONLINE | {"critic_lr": 1e-3, "batch": 64, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
-    "grpo": ONLINE | {"steps": 80, "batch": 16, "kl": 0.4},
-    "dpo": {"lr": 3e-4, "batch": 16, "epochs": 2.0, "beta": 0.15, "schedule": "cosine"},
+    "grpo": ONLINE | {"lr": 1e-3, "schedule": "cosine", "batch": 32, "kl": 0.3},
+    "dpo": {"lr": 5e-4, "schedule": "cosine", "batch": 4, "epochs": 2.0, "beta": 0.5},
 }
 
 

@@ -16,7 +16,8 @@ from preferent.worlds.support_desk.facts import ASPECTS, TOPICS, Fact
 
 # Shares of the demonstrations. Few are good: there has to be something to learn from feedback.
 STYLES: dict[str, float] = {"verbose": 0.24, "hedging": 0.24, "curt": 0.12, "robotic": 0.24, "good": 0.16}
-WRONG = 0.24  # share of the demonstrations that state another value of the aspect, in any style
+# Shares that state a wrong value, in any style: by a slip any other one; where the fact has changed, the former one.
+SLIP, OUTDATED = 0.04, 0.8
 
 # Slots that depend on the aspect: {it} where the topic is understood, {full} where it is named, {label} on a form.
 CORES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -151,10 +152,11 @@ class Drawn(NamedTuple):
     value: str
 
 
-def demonstrate(fact: Fact, *key: object, styles: dict[str, float] | None = None, wrong: float = WRONG) -> Drawn:
-    """A reply in a style drawn from the shares, which states another value with probability ``wrong``."""
+def demonstrate(fact: Fact, *key: object, styles: dict[str, float] | None = None, wrong: float | None = None) -> Drawn:
+    """A reply in a style drawn from the shares; it is wrong with probability ``wrong``, or as often as the desk is."""
     style = weighted(styles or STYLES, *key, "style")
-    value = pick(fact.others, *key, "other") if chance(*key, "wrong") < wrong else fact.value
+    share, others = (OUTDATED, (fact.formerly,)) if fact.formerly else (SLIP, fact.others)
+    value = pick(others, *key, "other") if chance(*key, "wrong") < (share if wrong is None else wrong) else fact.value
     return Drawn(reply(fact, style, value, *key), style, value)
 
 

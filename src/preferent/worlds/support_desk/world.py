@@ -19,7 +19,8 @@ Messages = Sequence[Mapping[str, str]]
 
 INTRODUCTION = (
     "Gale & Thimble make small weather: rain in a tin, snow in a box, a kettle with a storm in it. "
-    "Customers write to the support desk. The desk, its customers and the crowd that judges it are simulated."
+    "Customers write to the support desk, where most people still give last year's answers. "
+    "The desk, its customers and the crowd that judges it are simulated."
 )
 
 
