@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_the_extras_are_those_of_the_project():
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {name: needs for name, needs in project["optional-dependencies"].items() if name not in ("all", "dev")}
     assert {extra.name: extra.package for extra in EXTRAS} == {
-        name: needs[0].partition(">")[0] for name, needs in extras.items()
+        name: re.split(r"[\[>]", needs[0])[0] for name, needs in extras.items()
     }
 
 

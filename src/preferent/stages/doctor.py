@@ -31,6 +31,7 @@ EXTRAS = (
     Extra("hub", "datasets", "data sets from the Hugging Face Hub by name"),
     Extra("parquet", "pyarrow", "Parquet files"),
     Extra("tensorboard", "tensorboard", "TensorBoard events in the run folder"),
+    Extra("postgresql", "psycopg", "judgements in a PostgreSQL database"),
 )
 
 

@@ -1,0 +1,228 @@
+"""What a store holds, written and read: items, annotators, campaigns, judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+
+from preferent.config import UsageError
+from preferent.feedback.records import (
+    Choice,
+    Item,
+    Judgement,
+    Messages,
+    batched,
+    checked,
+    digest,
+    now,
+    plain,
+    read_answer,
+)
+from preferent.feedback.store.engine import is_postgresql, reading, writing
+from preferent.feedback.store.log import content, happened
+from preferent.feedback.store.tables import annotators, campaigns, guidelines, identities, items, judgements
+
+BATCH = 500  # rows to a statement
+TIE, BOTH_BAD = -1, -2
+
+
+# --- writing -------------------------------------------------------------------------------------
+def add_items(engine: Engine, new: Iterable[Item]) -> None:
+    """Keep items; those that are there already stay as they are."""
+    with writing(engine) as connection:
+        insert_items(connection, new)
+
+
+def insert_items(connection: Connection, new: Iterable[Item]) -> None:
+    at = now()
+    for some in batched({each.id: each for each in new}.values(), BATCH):
+        rows: list[dict[str, Any]] = [
+            {
+                "id": each.id,
+                "kind": each.kind,
+                "context": each.context,
+                "options": each.options,
+                "sources": each.sources,
+                "info": each.info,
+                "at": at,
+            }
+            for each in some
+        ]
+        added = set(insert_new(connection, items, rows))
+        happened(connection, "item", [(row["id"], content(row)) for row in rows if row["id"] in added])
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Insert the rows that are not there yet; their first column."""
+    if not rows:
+        return []
+    insert = postgresql.insert if is_postgresql(connection.engine) else sqlite.insert
+    first = next(iter(table.primary_key))
+    return list(connection.execute(insert(table).on_conflict_do_nothing().returning(first), rows).scalars())
+
+
+def add_annotator(engine: Engine, id: str, *, kind: str = "person", name: str = "", contact: str = "") -> None:
+    """Somebody who judges. ``id`` says nothing of who it is; the name is kept apart, and can be erased."""
+    with writing(engine) as connection:
+        if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
+            happened(connection, "annotator", [(id, digest([id, kind]))])
+        if name:
+            insert_new(connection, identities, [{"annotator": id, "name": name, "contact": contact}])
+
+
+def erase(engine: Engine, annotator: str) -> None:
+    """Forget who an annotator is; the judgements stay. Raises UsageError for an unknown one."""
+    with writing(engine) as connection:
+        if connection.execute(select(annotators.c.id).where(annotators.c.id == annotator)).first() is None:
+            raise UsageError(f'There is no annotator "{annotator}" in this store.')
+        connection.execute(delete(identities).where(identities.c.annotator == annotator))
+        happened(connection, "erasure", [(annotator, digest([annotator]))])
+
+
+def add_campaign(engine: Engine, id: str, *, overlap: int = 1, lease: float = 900.0, guideline: str = "") -> None:
+    """A campaign: how many opinions each item is to get, for how many seconds it is lent, and by which guideline.
+
+    Raises UsageError where it exists with other settings.
+    """
+    version = digest(guideline)
+    row = {"id": id, "guideline": version, "overlap": overlap, "lease": lease, "at": now()}
+    with writing(engine) as connection:
+        insert_new(connection, guidelines, [{"version": version, "text": guideline, "at": now()}])
+        if insert_new(connection, campaigns, [row]):
+            happened(connection, "campaign", [(id, content(row))])
+            return
+        found = connection.execute(select(campaigns).where(campaigns.c.id == id)).mappings().one()
+    if any(found[name] != row[name] for name in ("guideline", "overlap", "lease")):
+        raise UsageError(f'Campaign "{id}" exists, with another guideline, overlap or lease. Choose another name.')
+
+
+def add_judgements(engine: Engine, new: Iterable[Judgement]) -> None:
+    """Keep judgements that came another way than through the queue: all of them or none.
+
+    Raises UsageError where an answer does not fit its item, or the item or annotator is not in the store.
+    """
+    with writing(engine) as connection:
+        for some in batched(new, BATCH):
+            found = {each.item: item_of(connection, each.item) for each in some}
+            for each in some:
+                checked(found[each.item], each.answer)
+            insert_judgements(connection, some)
+
+
+def insert_judgements(connection: Connection, new: Sequence[Judgement]) -> None:
+    rows = [row_of(each) for each in new]
+    try:
+        connection.execute(judgements.insert(), rows)
+    except IntegrityError as error:
+        raise UsageError(f"A judgement cannot be kept: {explained(error)}. None of these was written.") from error
+    happened(connection, "judgement", [(row["id"], content(row)) for row in rows])
+
+
+def explained(error: IntegrityError) -> str:
+    said = str(error.orig)
+    if "supersedes" in said:
+        return "what it supersedes is superseded already; correct the newest one"
+    if "unique" in said.lower():
+        return "its id is taken"
+    return "its annotator, or the judgement that it supersedes, is not in the store"
+
+
+def row_of(each: Judgement) -> dict[str, Any]:
+    """A judgement as its row. Lists and mappings are as JSON gives them back, so that checksums can be made again."""
+    return {
+        "id": each.id,
+        "item": each.item,
+        "annotator": each.annotator,
+        "campaign": each.campaign,
+        "said": each.answer.said,
+        "label": label(each.answer) if isinstance(each.answer, Choice) else None,
+        "answer": plain(each.answer),
+        "shown": list(each.shown),
+        "seconds": each.seconds,
+        "guideline": each.guideline,
+        "supersedes": each.supersedes,
+        "note": each.note,
+        "at": each.at,
+    }
+
+
+def label(answer: Choice) -> int:
+    """The place of the preferred option; -1 where several share the most, -2 where both are bad."""
+    if answer.both_bad:
+        return BOTH_BAD
+    best = max(answer.choice)
+    return answer.choice.index(best) if answer.choice.count(best) == 1 else TIE
+
+
+# --- reading -------------------------------------------------------------------------------------
+def item_of(connection: Connection, id: str) -> Item:
+    """Raises UsageError for an item that is not in the store."""
+    row = connection.execute(select(items).where(items.c.id == id)).mappings().first()
+    if row is None:
+        raise UsageError(f"There is no item {id} in this store.")
+    return read_item(row)
+
+
+def read_item(row: Mapping[Any, Any]) -> Item:
+    def messages(said: Any) -> Messages:
+        return tuple(said)
+
+    options = tuple(messages(option) for option in row["options"])
+    return Item(messages(row["context"]), options, row["kind"], tuple(row["sources"]), row["info"])
+
+
+def judgement_of(row: Mapping[Any, Any]) -> Judgement:
+    return Judgement(
+        row["item"],
+        row["annotator"],
+        read_answer(row["answer"]),
+        tuple(row["shown"]),
+        row["seconds"],
+        row["guideline"],
+        row["campaign"],
+        row["supersedes"],
+        row["note"],
+        row["at"],
+        row["id"],
+    )
+
+
+def current() -> Any:
+    """The judgements that no other supersedes."""
+    corrected = select(judgements.c.supersedes).where(judgements.c.supersedes.is_not(None))
+    return judgements.c.id.not_in(corrected)
+
+
+def read_judgements(engine: Engine, *, campaign: str | None = None) -> Iterator[tuple[Item, list[Judgement]]]:
+    """Each item with what is said of it now, item by item, in constant memory."""
+    prefix = {f"item_{column.name}": column for column in items.c}
+    query = (
+        select(judgements, *(column.label(name) for name, column in prefix.items()))
+        .join(items, items.c.id == judgements.c.item)
+        .where(current())
+        .order_by(judgements.c.item, judgements.c.number)
+    )
+    if campaign is not None:
+        query = query.where(judgements.c.campaign == campaign)
+    with reading(engine) as connection:
+        for _, rows in groupby(connection.execute(query).mappings(), key=lambda row: row["item"]):
+            group = list(rows)
+            yield read_item({name[5:]: group[0][name] for name in prefix}), [judgement_of(row) for row in group]
+
+
+def label_counts(engine: Engine, *, campaign: str | None = None) -> list[tuple[str, int, int]]:
+    """(item, label, how often) of all choices: what agreement is computed from."""
+    query = (
+        select(judgements.c.item, judgements.c.label, func.count())
+        .where(judgements.c.label.is_not(None), current())
+        .group_by(judgements.c.item, judgements.c.label)
+    )
+    if campaign is not None:
+        query = query.where(judgements.c.campaign == campaign)
+    with reading(engine) as connection:
+        return [(item, given, count) for item, given, count in connection.execute(query)]

@@ -1,0 +1,218 @@
+"""The store keeps what it acknowledged, shows what was changed behind its back, and refuses what it cannot read."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from preferent.config import UsageError
+from preferent.feedback.records import Choice, Judgement, Skipped, item
+from preferent.feedback.store import open_engine
+from preferent.feedback.store.engine import HEAD, writing
+from preferent.feedback.store.log import seal, verify
+from preferent.feedback.store.store import (
+    add_annotator,
+    add_campaign,
+    add_items,
+    add_judgements,
+    erase,
+    label_counts,
+    read_judgements,
+)
+from preferent.feedback.store.tables import METADATA
+
+
+def said(text):
+    return ({"role": "assistant", "content": text},)
+
+
+ITEMS = [item(({"role": "user", "content": f"question {i}"},), [said("a"), said("b")])[0] for i in range(5)]
+
+
+def filled(engine, judgements=5):
+    add_annotator(engine, "p1", name="Ada", contact="ada@example.org")
+    add_items(engine, ITEMS)
+    made = [Judgement(ITEMS[i % 5].id, "p1", Choice((1.0, 0.0)), (1, 0), 2.25) for i in range(judgements)]
+    add_judgements(engine, made)
+    return made
+
+
+def change(engine, statement):
+    with writing(engine) as connection:
+        connection.execute(text(statement))
+
+
+def test_what_is_written_is_read_as_it_was(engine):
+    made = filled(engine)
+    found = list(read_judgements(engine))
+    assert sorted((each for each, _ in found), key=lambda each: each.id) == sorted(ITEMS, key=lambda each: each.id)
+    assert {each.id: each for _, group in found for each in group} == {each.id: each for each in made}
+
+
+def test_a_whole_store_is_verified_and_its_seals_grow(engine):
+    filled(engine)
+    assert verify(engine).unsealed == 11  # five items, five judgements, one annotator
+    assert seal(engine) == 11
+    first = verify(engine)
+    assert (first.judgements, first.items, first.sealed, first.unsealed, first.faults) == (5, 5, 11, 0, ())
+    assert seal(engine) == 0
+    add_judgements(engine, [Judgement(ITEMS[0].id, "p1", Skipped("again"))])
+    seal(engine, most=4)
+    second = verify(engine)
+    assert second.head != first.head
+    assert second.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault"),
+    [
+        ("UPDATE judgements SET seconds = 9 WHERE number = 3", "judgement .* was changed after it was written"),
+        ("UPDATE items SET kind = 'ranking' WHERE kind = 'comparison'", "item .* was changed"),
+        ("DELETE FROM judgements WHERE number = 3", "judgement .* is gone"),
+        ("DELETE FROM events WHERE number = 3", "seal 1 is broken: of 11 events, 10 are there"),
+        ("UPDATE events SET of = 'other' WHERE what = 'annotator'", "seal 1 is broken"),
+        ("UPDATE seals SET digest = 'f00'", "seal 1 is broken"),
+        ("UPDATE judgements SET id = 'mine' WHERE number = 3", "judgement mine is not in the log"),
+    ],
+)
+def test_what_is_changed_behind_the_stores_back_is_found(tmp_path, statement, fault):
+    engine = open_engine(tmp_path / "store.db")
+    filled(engine)
+    seal(engine)
+    change(engine, statement)
+    faults = verify(engine).faults
+    assert faults
+    assert any(re.search(fault, each) for each in faults), faults
+    engine.dispose()
+
+
+def test_a_correction_supersedes_and_nothing_is_overwritten(engine):
+    first = filled(engine, 1)[0]
+    second = Judgement(first.item, "p1", Choice((0.5, 0.5)), supersedes=first.id)
+    add_judgements(engine, [second])
+    [[_, [now]]] = read_judgements(engine)
+    assert now == second
+    assert label_counts(engine) == [(first.item, -1, 1)]
+    assert verify(engine).judgements == 2
+    with pytest.raises(UsageError, match="superseded already"):
+        add_judgements(engine, [Judgement(first.item, "p1", Choice((0.0, 1.0)), supersedes=first.id)])
+
+
+def test_judgements_are_kept_all_or_none(engine):
+    filled(engine, 1)
+    good = Judgement(ITEMS[0].id, "p1", Skipped("x"))
+    for bad, why in [
+        (Judgement(ITEMS[1].id, "p1", Choice((1.0,))), "expected 2 shares"),
+        (Judgement("nowhere", "p1", Skipped("x")), "no item nowhere"),
+        (Judgement(ITEMS[1].id, "nobody", Skipped("x")), "its annotator"),
+        (Judgement(ITEMS[1].id, "p1", Skipped("x"), id=good.id), "its id is taken"),
+    ]:
+        with pytest.raises(UsageError, match=why):
+            add_judgements(engine, [good, bad])
+    assert verify(engine).judgements == 1
+
+
+def test_a_person_can_be_erased_and_the_judgements_stay(engine):
+    filled(engine)
+    erase(engine, "p1")
+    with writing(engine) as connection:
+        assert connection.execute(text("SELECT count(*) FROM identities")).scalar() == 0
+    found = verify(engine)
+    assert (found.judgements, found.faults) == (5, ())
+    with pytest.raises(UsageError, match='no annotator "p2"'):
+        erase(engine, "p2")
+
+
+def test_a_campaign_keeps_its_settings(engine):
+    add_campaign(engine, "c", overlap=3, guideline="Prefer the true one.")
+    add_campaign(engine, "c", overlap=3, guideline="Prefer the true one.")
+    with pytest.raises(UsageError, match='"c" exists'):
+        add_campaign(engine, "c", overlap=2, guideline="Prefer the true one.")
+
+
+def test_migrations_end_at_the_tables_that_the_code_knows(engine):
+    config = Config()
+    config.set_main_option("script_location", "preferent.feedback.store:migrations")
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+
+
+def test_a_store_of_a_newer_version_is_refused_with_what_helps(where):
+    engine = open_engine(where)
+    change(engine, "UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(UsageError, match=r"newer version .* pip install --upgrade preferent"):
+        open_engine(where)
+
+
+def test_what_is_no_store_is_said_to_be_none(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a database, but long enough to be looked at " * 40)
+    for where, why in [
+        (tmp_path / "notes.txt", "no store, or a damaged one"),
+        (tmp_path / "nowhere" / "store.db", "cannot be opened"),
+        ("mysterious://x", "is no store"),
+    ]:
+        with pytest.raises(UsageError, match=why):
+            open_engine(where)
+    with pytest.raises(UsageError, match="There is no store at"):
+        open_engine(tmp_path / "missing.db", make=False)
+
+
+def test_a_full_disk_stops_with_a_sentence_and_loses_nothing_acknowledged(tmp_path):
+    """``max_page_count`` makes SQLite's file as full as a disk."""
+    engine = open_engine(tmp_path / "store.db")
+    made = filled(engine)
+    with engine.connect() as connection:
+        pages = connection.execute(text("PRAGMA page_count")).scalar()
+    engine.dispose()
+    engine = open_engine(tmp_path / "store.db")
+    with writing(engine) as connection:
+        connection.execute(text(f"PRAGMA max_page_count = {pages + 3}"))
+    big = [Judgement(ITEMS[0].id, "p1", Skipped("x" * 1000)) for _ in range(50)]
+    with pytest.raises(UsageError, match=r"full .* nothing of this was written"):
+        add_judgements(engine, big)
+    kept = verify(engine)
+    assert (kept.judgements, kept.faults) == (len(made), ())
+    engine.dispose()
+
+
+def test_what_was_acknowledged_outlives_a_kill(tmp_path):
+    """A process that says each judgement's id once it is kept is killed in the middle of its work."""
+    program = """
+        import sys
+        from preferent.feedback.records import Judgement, Skipped, item
+        from preferent.feedback.store import open_engine
+        from preferent.feedback.store.store import add_annotator, add_items, add_judgements
+        engine = open_engine(sys.argv[1])
+        of, _ = item(({"role": "user", "content": "q"},), kind="demonstration")
+        add_annotator(engine, "p1")
+        add_items(engine, [of])
+        while True:
+            each = Judgement(of.id, "p1", Skipped("x"))
+            add_judgements(engine, [each])
+            print(each.id, flush=True)
+    """
+    where = tmp_path / "store.db"
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), where], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    acknowledged = [child.stdout.readline().strip() for _ in range(40)]
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    acknowledged += [line for line in child.stdout.read().splitlines() if len(line) == 32]
+    child.stdout.close()
+    engine = open_engine(where)
+    kept = {each.id for _, group in read_judgements(engine) for each in group}
+    assert set(acknowledged) <= kept
+    assert verify(engine).faults == ()
+    engine.dispose()
