@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "doctor": ("preferent.stages.doctor", "Show what this machine has, and what will be used.", "Start"),
     "init": ("preferent.stages.init", "Make a small model and tokenizer from scratch, out of text.", "Start"),
     "data check": ("preferent.stages.check", "Check data files: columns, lengths, duplicates, templates.", "Start"),
+    "data verify": ("preferent.stages.verify", "Show that nothing in a store of judgements was changed.", "Start"),
     "sft": ("preferent.stages.sft", "Supervised fine-tuning on demonstrations.", "Train"),
     "reward": ("preferent.stages.reward", "Train a reward model on comparisons.", "Train"),
     "ppo": ("preferent.stages.ppo", "Reinforcement learning with a critic, against a reward.", "Train"),
@@ -36,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "sample": ("preferent.stages.sample", "Write a model's replies to prompts into a file.", "Use"),
     "chat": ("preferent.stages.chat", "Talk to a model.", "Use"),
     "evaluate": ("preferent.stages.evaluate", "Compare models on held-out prompts.", "Use"),
+    "provenance": ("preferent.stages.provenance", "Show what made a model: runs, data, judgements.", "Use"),
     "merge": ("preferent.stages.merge", "Merge an adapter into its model, or average models.", "Use"),
 }
 ABOUT = "Learning from human feedback: from a comparison to an aligned model, and round again."

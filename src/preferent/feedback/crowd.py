@@ -71,6 +71,7 @@ class Crowd(Generic[X, Y]):
     length_bias: float = 0.02  # log-odds for each word more
     tie_rate: float = 0.3  # between options of equal utility
     lapse: float = 0.03
+    pace: float = 3.5  # words read a second, by a person of average pace
     text: Text = as_text
     name: str = "simulated crowd"
 
@@ -79,6 +80,8 @@ class Crowd(Generic[X, Y]):
             raise UsageError(
                 f"A comparison can go to 1 … {self.people} of {self.people} people; got {self.per_comparison}."
             )
+        if self.pace <= 0:
+            raise UsageError(f"pace is in words a second, above 0; got {self.pace}.")
         for word, rate in {"tie_rate": self.tie_rate, "lapse": self.lapse}.items():
             if not 0 <= rate <= 1:
                 raise UsageError(f"{word} is a probability, between 0 and 1; got {rate}.")
@@ -112,9 +115,9 @@ class Crowd(Generic[X, Y]):
         but the places.
         """
         key = self._key(comparison)
-        flipped = self.text(comparison.options[0]) > self.text(comparison.options[1])
+        flipped = self._flipped(comparison)
         if shown_first is None:
-            shown_first = int((chance(self.seed, "order", *key, person) < 0.5) != flipped)
+            shown_first = self.shown_first(comparison, person)
         p = self.probabilities(comparison, person, shown_first=shown_first, gap=gap)
         drawn = chance(self.seed, "answer", *key, person)
         low, up = (p.second, SECOND), (p.first, FIRST)
@@ -140,6 +143,20 @@ class Crowd(Generic[X, Y]):
     def reliability_of(self, person: int) -> float:
         low, high = self.reliability
         return high if self.people == 1 else low + (high - low) * person / (self.people - 1)
+
+    def seconds(self, comparison: Comparison[X, Y], person: int) -> float:
+        """How long a person takes: all words at a pace of their own, then two seconds, a half more or less."""
+        words = sum(len(part.split()) for part in content(comparison, self.text))
+        own = self.pace * (0.7 + 0.6 * chance(self.seed, "pace", person))
+        return round(words / own + 2 * (0.5 + chance(self.seed, "seconds", *self._key(comparison), person)), 3)
+
+    def shown_first(self, comparison: Comparison[X, Y], person: int) -> int:
+        """The place of the option that this person sees first, the same option whichever order it is asked in."""
+        return int((chance(self.seed, "order", *self._key(comparison), person) < 0.5) != self._flipped(comparison))
+
+    def _flipped(self, comparison: Comparison[X, Y]) -> bool:
+        """Whether the options stand against the order of their texts."""
+        return self.text(comparison.options[0]) > self.text(comparison.options[1])
 
     def _key(self, comparison: Comparison[X, Y]) -> tuple[str, ...]:
         """The content, the same for both canonical orders."""

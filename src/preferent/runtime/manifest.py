@@ -39,6 +39,7 @@ def sitting(device: str, step: int) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "after_step": step,
         "command": sys.argv,
+        "cwd": str(Path.cwd()),
         "device": device,
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),

@@ -2,6 +2,7 @@
 
     config.yaml     the options, as flat words; can be fed back with --config
     manifest.json   seed, checksums of data and models, and for each sitting: when, how, on what, with which versions
+    judgements.txt  the ids of the judgements in the data, where it names any
     metrics.jsonl   one line a step
     events/         the same for TensorBoard
     samples/        step-N.jsonl: what the policy said, at each evaluation
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from preferent.config import UsageError, read_yaml, write_yaml
-from preferent.runtime import checkpoint, files, manifest
+from preferent.runtime import checkpoint, files, manifest, provenance
 from preferent.runtime.track import Writer, open_writers
 from preferent.types import Stateful
 
@@ -146,7 +147,8 @@ class Run:
             return
         for name in ("samples", "checkpoints", "events"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in (self._config, self._manifest, metrics, *self.folder.glob("*.bad.jsonl"), self.folder / ".lock"):
+        written = [self._config, self._manifest, metrics, self.folder / provenance.JUDGEMENTS, self.folder / ".lock"]
+        for path in (*written, *self.folder.glob("*.bad.jsonl")):
             path.unlink(missing_ok=True)
         if self._made:
             with suppress(OSError):  # somebody else put a file there
@@ -180,17 +182,27 @@ class Run:
                 _refuse_changes(read_yaml(self._config), read_yaml(partial), FREE | set(allow))
 
     def _agree_on_manifest(self, begun: bool, facts: Mapping[str, Any], device: str) -> None:
-        sittings: list[dict[str, Any]] = []
+        saved: dict[str, Any] = {"sittings": []}
         if begun and self._manifest.exists():
             saved = json.loads(self._manifest.read_text(encoding="utf-8"))
             manifest.refuse_other_inputs(saved["inputs"], facts["inputs"])
-            sittings = saved["sittings"]
+        else:
+            facts = {**facts, **self._note_judgements(facts["inputs"])}
         now = manifest.sitting(device, checkpoint.latest(self.checkpoints) or 0)
-        for line in manifest.differences(sittings[-1], now) if sittings else ():
+        for line in manifest.differences(saved["sittings"][-1], now) if saved["sittings"] else ():
             log.warning("%s: from here on results may differ in their last bits from a run not interrupted.", line)
         with files.replaced(self._manifest) as partial:
-            whole = {**facts, "sittings": [*sittings, now]}
+            whole = {**saved, **facts, "sittings": [*saved["sittings"], now]}
             partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    def _note_judgements(self, inputs: Iterable[str]) -> dict[str, int]:
+        """Name the judgements in the data in a file of their own; how many they are, for the manifest."""
+        ids = provenance.judgement_ids(inputs)
+        if not ids:
+            return {}
+        with files.replaced(self.folder / provenance.JUDGEMENTS) as partial:
+            partial.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+        return {"judgements": len(ids)}
 
 
 def resolve_model(path_or_name: str | Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -108,7 +108,7 @@ def add_judgements(engine: Engine, new: Iterable[Judgement]) -> None:
     """
     with writing(engine) as connection:
         for some in batched(new, BATCH):
-            found = {each.item: item_of(connection, each.item) for each in some}
+            found = items_of(connection, {each.item for each in some})
             for each in some:
                 checked(found[each.item], each.answer)
             insert_judgements(connection, some)
@@ -160,12 +160,28 @@ def label(answer: Choice) -> int:
 
 
 # --- reading -------------------------------------------------------------------------------------
+def known(engine: Engine, ids: Iterable[str]) -> set[str]:
+    """Which of these judgements are in the store."""
+    with reading(engine) as connection:
+        found = (
+            connection.execute(select(judgements.c.id).where(judgements.c.id.in_(some))).scalars()
+            for some in batched(ids, BATCH)
+        )
+        return {id for some in found for id in some}
+
+
 def item_of(connection: Connection, id: str) -> Item:
     """Raises UsageError for an item that is not in the store."""
-    row = connection.execute(select(items).where(items.c.id == id)).mappings().first()
-    if row is None:
-        raise UsageError(f"There is no item {id} in this store.")
-    return read_item(row)
+    return items_of(connection, [id])[id]
+
+
+def items_of(connection: Connection, ids: Collection[str]) -> dict[str, Item]:
+    """Items by their ids, some hundreds at most. Raises UsageError where one is not in the store."""
+    rows = connection.execute(select(items).where(items.c.id.in_(ids))).mappings()
+    found = {row["id"]: read_item(row) for row in rows}
+    if missing := sorted(set(ids) - found.keys()):
+        raise UsageError(f"There is no item {missing[0]} in this store.")
+    return found
 
 
 def read_item(row: Mapping[Any, Any]) -> Item:

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from preferent.config import build, words
 from preferent.feedback.agreement import agreement
+from preferent.feedback.asking import ask_crowd
 from preferent.feedback.crowd import Crowd, chance, merged, noise_ceiling
+from preferent.feedback.store.engine import open_engine
+from preferent.feedback.store.log import seal
 from preferent.types import Comparison
-from preferent.worlds.support_desk.world import World
+from preferent.worlds.support_desk.world import World, last
 
 if TYPE_CHECKING:
+    from preferent.feedback.records import Messages
     from preferent.types import Episode, Preference, Prompt
 
 MAX_NEW_TOKENS = 48
@@ -64,7 +68,7 @@ class Demo:
         return World(seed=self.seed)
 
     @cached_property
-    def crowd(self) -> Crowd[str, str]:
+    def crowd(self) -> Crowd[Messages, Messages]:
         return Crowd(self.world.utility, seed=self.seed)
 
     def path(self, name: str) -> Path:
@@ -110,8 +114,8 @@ class Demo:
             write(self.path("comparisons.json"), [facts])
         return dict(json.loads(self.path("comparisons.json").read_text()))
 
-    def ask(self, questions: Sequence[str], name: str) -> list[Preference[str, str]]:
-        """Sample replies, have pairs of them compared, write one row a comparison; every answer is given back."""
+    def ask(self, questions: Sequence[str], name: str) -> list[Preference[Messages, Messages]]:
+        """Sample replies, have pairs of them compared, keep every judgement, write one row a comparison."""
         # At temperature 1, so that there is something to choose between.
         groups = self.sample("sft", questions, n=self.sizes.replies, seed=self.seed + 1, temperature=1.0)
         comparisons = [
@@ -119,13 +123,16 @@ class Demo:
             for question, group in zip(questions, groups, strict=True)
             for a, b in self.chosen_pairs(question, group)
         ]
-        answers = self.crowd(comparisons)
+        store = open_engine(self.path("judgements.db"))
+        answers = ask_crowd(store, self.crowd, comparisons, campaign=Path(name).stem)
+        seal(store)
+        store.dispose()
         rows = []
         for said in merged(answers):
-            (a, b), (p, q) = said.comparison.options, said.choice
-            chosen, rejected, choice = (a, b, p) if p >= q else (b, a, q)
-            row = {"prompt": said.comparison.context, "chosen": chosen, "rejected": rejected, "choice": choice}
-            rows.append({**row, "annotator": said.annotator})
+            prompt, a, b = (last(shown) for shown in (said.comparison.context, *said.comparison.options))
+            chosen, rejected, choice = (a, b, said.choice[0]) if said.choice[0] >= 0.5 else (b, a, said.choice[1])
+            row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, "choice": choice}
+            rows.append({**row, "annotator": said.annotator, "judgements": said.judgements})
         write(self.path(name), rows)
         return answers
 
