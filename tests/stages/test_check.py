@@ -29,6 +29,16 @@ def test_with_a_model_lengths_are_in_its_tokens_and_too_long_rows_are_told(tmp_p
     assert "too long for max_length 20" in said
 
 
+def test_lengths_are_those_of_the_rows_that_are_too_long_as_well(tmp_path, capsys):
+    demos = written(tmp_path / "demos.jsonl", [*DEMOS, {"prompt": "sun " * 60, "completion": "yes."}])
+    said = []
+    for more in ([], ["--max-length", "20"]):
+        assert run("data", "check", demos, "--model", base(), *more) == 0
+        said.append([line for line in capsys.readouterr().out.splitlines() if line.startswith("lengths")])
+    assert said[0] == said[1]
+    assert any("tokens" in line for line in said[0])
+
+
 def test_kind_says_what_the_rows_are_meant_to_be(tmp_path, capsys):
     demos = written(tmp_path / "demos.jsonl", DEMOS)
     assert run("data", "check", demos, "--kind", "preferences") == 1

@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from preferent.data.columns import Dialogue, Kind, Parsed, Plain, Unpaired, parse
+from preferent.data.census import Census, Evaluation
+from preferent.data.columns import Kind, Parsed, Unpaired, parse
 from preferent.data.messages import Messages
 from preferent.data.rows import BadRow, Row, rows
-from preferent.data.template import Template, TooLong
-from preferent.types import Demonstration, Preference, Prompt, Ranking, Reply
+from preferent.data.template import Template
+from preferent.data.wording import spoken
+from preferent.feedback.curation.topics import Topic
+from preferent.types import Demonstration, Preference, Prompt, Reply
 
 PLACES = 5  # rows named for each fault
+SHARES = 8  # classes shown of a column
 BAR = 40  # characters of the longest bar in a histogram
 
 PROMPT, REPLY = "prompt, characters", "reply, characters"
@@ -33,6 +37,7 @@ class Check:
 
     source: str
     rows: int = 0
+    max_length: int | None = None  # tokens that a row may have
     formats: Counter[str] = field(default_factory=Counter)
     columns: Counter[str] = field(default_factory=Counter)  # rows in which a column has a value
     faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # what → "line 3", … of bad rows
@@ -44,6 +49,10 @@ class Check:
     longer_chosen: int = 0  # pairs whose chosen reply has more characters
     template: list[str] = field(default_factory=list)  # what is to be known of the tokenizer and its template
     unknown: tuple[int, int] = (0, 0)  # tokens that stand for unknown text, of all tokens
+    languages: Counter[str] = field(default_factory=Counter)
+    topics: list[Topic] = field(default_factory=list)  # of a sample of the questions
+    sampled: int = 0  # questions in that sample
+    classes: dict[str, Counter[str]] = field(default_factory=dict)  # columns whose few values come again and again
 
     @property
     def bad(self) -> int:
@@ -69,26 +78,34 @@ def check(
     template: Template | None = None,
     columns: Mapping[str, str] | None = None,
     kind: Kind | None = None,
+    near: float | None = None,
+    against: Sequence[Evaluation] = (),
+    watch: Callable[[Iterator[Row | BadRow]], Iterator[Row | BadRow]] = iter,
 ) -> Check:
     """Read all of a source. With a tokenizer (or a template made of one), rows go through its chat template as well.
 
-    ``kind`` is what the rows are meant to be; without it, each row is what its columns say. Raises UsageError where the
-    source cannot be read at all, or the tokenizer cannot be used.
+    ``kind`` is what the rows are meant to be; without it, each row is what its columns say. Rows that are alike by
+    ``near`` or more are noted, and rows that stand in an evaluation too. ``watch`` may show how far the reading is.
+    Raises UsageError where the source cannot be read at all, or the tokenizer cannot be used.
     """
     found = Check(str(source))
     put = template if template is not None else Template(tokenizer) if tokenizer is not None else None
     if put is not None:
         found.template = remarks(put)
+        found.max_length, put = put.max_length, replace(put, max_length=None)  # rows too long are measured as well
     seen: set[bytes] = set()
-    for item in rows(source):
+    census = Census(near, against)
+    for item in watch(rows(source)):
         found.rows += 1
         try:
             row = good(item)
             found.columns.update(key for key, value in row.data.items() if value is not None)
-            looked_at(found, row, parse(row.data, kind=kind, columns=columns), put, seen)
+            looked_at(found, row, parse(row.data, kind=kind, columns=columns), put, seen, census)
         except BadRow as bad:
             found.faults[bad.fault].append(f"{item.unit} {item.line}")
             found.reasons.setdefault(bad.fault, bad)
+    found.languages, found.classes = census.languages, census.classes()
+    found.topics, found.sampled = census.topics(), len(census.sample)
     return found
 
 
@@ -98,7 +115,9 @@ def good(item: Row | BadRow) -> Row:
     return item
 
 
-def looked_at(found: Check, row: Row, parsed: Parsed, template: Template | None, seen: set[bytes]) -> None:
+def looked_at(
+    found: Check, row: Row, parsed: Parsed, template: Template | None, seen: set[bytes], census: Census
+) -> None:
     """Take note of a row that can be read."""
     place, (prompt, replies) = f"{row.unit} {row.line}", spoken(parsed)
     found.formats[parsed.format] += 1
@@ -107,6 +126,8 @@ def looked_at(found: Check, row: Row, parsed: Parsed, template: Template | None,
     whole = digest([prompt, *replies])
     if whole in seen:
         found.notes[AGAIN].append(place)
+    for note, where in census.take(row, parsed, again=whole in seen):
+        found.notes[note].append(where)
     seen.add(whole)
     found.prompts.add(digest([prompt]))
     if any(a["role"] == b["role"] and a["role"] != "tool" for a, b in pairwise(prompt)):
@@ -129,16 +150,15 @@ def through_template(found: Check, parsed: Parsed, template: Template, place: st
         text in str(turn["content"]) for turns in (prompt, *replies) for turn in turns for text in template.end_texts
     ):
         found.notes[CONTROL].append(place)
-    try:
-        asked, said = in_tokens(template.tokenised(parsed))
-    except TooLong as long:
-        found.notes[f"{long.fault} for max_length {template.max_length}"].append(place)
-        return
+    asked, said = in_tokens(template.tokenised(parsed))
     found.lengths["prompt, tokens"][len(asked.tokens)] += 1
     for reply in said:
         found.lengths["reply, tokens"][len(reply.tokens)] += 1
     longest = max((len(reply.tokens) for reply in said), default=0)
-    found.lengths[WHOLE][len(asked.tokens) + longest] += 1
+    whole = len(asked.tokens) + longest
+    found.lengths[WHOLE][whole] += 1
+    if found.max_length is not None and whole > found.max_length:
+        found.notes[f"too long for max_length {found.max_length}"].append(place)
     every = [*asked.tokens, *(token for reply in said for token in reply.tokens)]
     unknown = every.count(template.tokenizer.unk_token_id) if template.tokenizer.unk_token_id is not None else 0
     found.unknown = (found.unknown[0] + unknown, found.unknown[1] + len(every))
@@ -150,18 +170,6 @@ def in_tokens(noun: Any) -> tuple[Prompt, Sequence[Reply]]:
     if isinstance(noun, Unpaired):
         return noun.context, [noun.option]
     return (noun, []) if isinstance(noun, Prompt) else (noun.comparison.context, noun.comparison.options)
-
-
-def spoken(parsed: Parsed) -> tuple[Messages, Sequence[Messages]]:
-    """A row's prompt and replies as text."""
-    noun = parsed.noun
-    if isinstance(noun, Preference | Ranking):
-        return noun.comparison.context, noun.comparison.options
-    if isinstance(noun, Unpaired):
-        return noun.context, [noun.option]
-    if isinstance(noun, Dialogue):
-        return noun.prompt, [noun.reply]
-    return ((), [({"role": "assistant", "content": noun.text},)]) if isinstance(noun, Plain) else (noun, [])
 
 
 def size(turns: Messages) -> int:
@@ -219,12 +227,29 @@ def contents(found: Check) -> Iterator[str]:
     if found.pairs:
         share = found.longer_chosen / found.pairs
         yield f"pairs       the chosen reply is the longer one in {share:.0%} of {found.pairs}"
+    yield from makeup(found)
     for remark in found.template:
         yield f"template    {remark}"
     if found.unknown[0]:
         yield f"unknown     {found.unknown[0] / found.unknown[1]:.2%} of the tokens stand for text that has none"
     for name, counts in sorted(found.lengths.items()):
         yield f"lengths     {name}: {quantiles(counts)}"
+
+
+def makeup(found: Check) -> Iterator[str]:
+    """Languages, topics and classes, those that there are most of first."""
+    if found.languages:
+        yield f"languages   {shares(found.languages)}"
+    for column, counts in found.classes.items():
+        yield f"classes     {column}: {shares(counts)}"
+    for i, topic in enumerate(found.topics):
+        share = f"{topic.texts / found.sampled:4.0%}"
+        yield f"{'topics' if i == 0 else '':12}{share} {' · '.join(topic.words)}"
+
+
+def shares(counts: Counter[str]) -> str:
+    every = [f"{name} {n / counts.total():.1%}" for name, n in counts.most_common()]
+    return " · ".join(every[:SHARES]) + (f" and {len(every) - SHARES} more" if len(every) > SHARES else "")
 
 
 def conclusion(found: Check) -> Iterator[str]:
@@ -243,15 +268,19 @@ def conclusion(found: Check) -> Iterator[str]:
 
 
 def histogram(name: str, counts: Counter[int]) -> Iterator[str]:
-    """Lengths in bins that double in width."""
     yield name
+    bins = doubling(counts)
+    highest = max(n for _, _, n in bins)
+    for low, high, n in bins:
+        yield f"  {low:>6} – {high:<6}  {'█' * ceil_share(n, highest)} {n}"
+
+
+def doubling(counts: Counter[int]) -> list[tuple[int, int, int]]:
+    """Lengths in bins that double in width: from, up to and including, how many."""
     bins: Counter[int] = Counter()
     for length, n in counts.items():
         bins[max(length - 1, 0).bit_length()] += n
-    highest = max(bins.values())
-    for power in range(min(bins), max(bins) + 1):
-        low, high = (2 ** (power - 1) + 1 if power else 0), 2**power
-        yield f"  {low:>6} – {high:<6}  {'█' * ceil_share(bins[power], highest)} {bins[power]}"
+    return [((2 ** (i - 1) + 1 if i else 0), 2**i, bins[i]) for i in range(min(bins), max(bins) + 1)]
 
 
 def quantiles(counts: Counter[int]) -> str:
