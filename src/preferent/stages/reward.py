@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ from preferent.config import UsageError, group
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from preferent.data.batches import Opinion
     from preferent.models.scorer import ScoringModel
     from preferent.runtime.learner import LocalLearner
@@ -90,6 +93,11 @@ def run(options: Options, *, title: str = "Reward model") -> None:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
             return measured(learners, list(collate.in_order(collate.by_prompt(held_out), size, pairs)), objective)
 
+        def save(folder: Path) -> None:
+            save_members(scorers, splits, folder)
+            if held_out:
+                write_judged(learners, list(collate.in_order(collate.by_prompt(held_out), size, list)), run.folder)
+
         training.trained(
             run,
             steps,
@@ -97,9 +105,9 @@ def run(options: Options, *, title: str = "Reward model") -> None:
             {f"member-{i}": learners[i] for i in each} | {f"data-{i}": batches[i] for i in each},
             title=title,
             total=updates,
-            numbers=("loss", "accuracy"),
+            numbers=("loss", "accuracy", "ensemble_accuracy"),
             measure=measure if held_out else None,
-            save=lambda folder: save_members(scorers, splits, folder),
+            save=save,
         )
 
 
@@ -114,9 +122,16 @@ def split(groups: Sequence[list[Opinion]], member: int, members: int) -> list[li
     return kept or list(groups)
 
 
+def seen_by_all(splits: Sequence[Sequence[list[Opinion]]]) -> Sequence[list[Opinion]]:
+    """The prompts that every member learned from; where each was left out by somebody, those of the first member."""
+    seen = [{group[0].comparison.context.tokens for group in mine} for mine in splits]
+    shared = set.intersection(*seen)
+    return [group for group in splits[0] if group[0].comparison.context.tokens in shared] or splits[0]
+
+
 def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], objective: Any) -> dict[str, float]:
     """Each member on the held-out comparisons, and the ensemble's own accuracy: that of the mean of the scores."""
-    import torch
+    from preferent.losses.preference import accuracy
 
     said = [learner.measure(batches, objective) for learner in learners]
     mean = {name: sum(one[name] for one in said) / len(said) for name in said[0]}
@@ -124,12 +139,41 @@ def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], ob
         return mean
     right = decided = 0.0
     for x in batches:
-        score = torch.stack([learner.map(x.replies, lambda m, cut: m.scores(cut)[:, 0]).cpu() for learner in learners])
-        better, worse = score.mean(0)[x.better], score.mean(0)[x.worse]
-        counts = x.weight.where(x.choice != 0.5, 0)
-        right += (((better > worse).float() + (better == worse).float() / 2) * counts).sum().item()
-        decided += counts.sum().item()
+        score = scores_of(learners, x)
+        hit = accuracy(score.mean(0)[x.better], score.mean(0)[x.worse], x.weight, x.choice)
+        right, decided = right + hit.total.item(), decided + hit.count.item()
     return {**mean, "ensemble_accuracy": right / max(decided, 1e-9)}
+
+
+def scores_of(learners: Sequence[LocalLearner[Any]], x: Pairs) -> Tensor:
+    """[m, r]: what each member says of the batch's replies."""
+    import torch
+
+    return torch.stack([learner.map(x.replies, lambda m, cut: m.scores(cut)[:, 0]).cpu() for learner in learners])
+
+
+def write_judged(learners: Sequence[LocalLearner[Any]], batches: Sequence[list[list[Opinion]]], folder: Path) -> None:
+    """``judged.jsonl`` in the run's folder: each held-out pair with the margins of the model that is being saved.
+
+    A pair on which a member has no number to say is left out.
+    """
+    from preferent.data.batches import compared, grouped_pairs
+    from preferent.evaluation.judged import judged, written
+    from preferent.runtime import files
+
+    rows, prompts = [], 0
+    for batch in batches:
+        x = grouped_pairs(batch)
+        scores = scores_of(learners, x)
+        margins = iter((scores[:, x.better] - scores[:, x.worse]).T.tolist())
+        for prompt, opinions in enumerate(batch, prompts):
+            for better, worse, choice, _, _ in (pair for opinion in opinions for pair in compared(opinion, {})):
+                said = next(margins)
+                if all(map(isfinite, said)):
+                    rows.append(judged(prompt, choice, said, better.text, worse.text))
+        prompts += len(batch)
+    with files.replaced(folder / "judged.jsonl") as partial:
+        partial.write_text(written(rows), encoding="utf-8")
 
 
 def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[list[Opinion]]], folder: Path) -> None:
@@ -137,8 +181,9 @@ def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[list
     from preferent.models.load import save
     from preferent.rewards.learned import scale_of
 
+    shared = seen_by_all(splits)
     for i, scorer in enumerate(scorers):
         place = folder / f"member-{i}" if len(scorers) > 1 else folder
         save(scorer, place)
-        scale = scale_of(scorer, [opinion for group in splits[0] for opinion in group][:1000])
+        scale = scale_of(scorer, [opinion for group in shared for opinion in group][:1000])
         (place / "score.json").write_text(json.dumps({"mean": scale.mean, "std": scale.std}))
