@@ -17,7 +17,7 @@ TORCH := $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 # Two processes with two threads each wait for one another on two cores; one thread each is several times faster.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test parity clean
+.PHONY: demo test test-long parity clean
 
 demo: $(VENV)/made
 	$(VENV)/bin/preferent demo --resume $(ARGS)
@@ -28,7 +28,12 @@ test: $(VENV)/made
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-logo
-	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "slow or not slow" --durations 10 -rs
+	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m "not long" --durations 10 -rs
+
+# A hundred kills, a million judgements: what takes too long for every change. Figures go to benchmarks/results/.
+test-long: $(VENV)/made
+	$(ONE_THREAD) $(VENV)/bin/pytest -n $(WORKERS) --dist worksteal -m long --durations 10 -rs
+	$(ONE_THREAD) $(VENV)/bin/python benchmarks/store.py
 
 parity: $(VENV)/made $(PEER)/made
 	$(ONE_THREAD) $(VENV)/bin/python benchmarks/parity.py --peer $(PEER)/bin/python

@@ -369,3 +369,12 @@ def test_an_unknown_name_is_an_attribute_error_that_lists_the_known():
 def test_the_version_is_that_of_the_project():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert preferent.__version__ == project["version"]
+
+
+def test_help_leaves_out_what_a_command_has_no_use_for_and_says_how_any_switch_is_turned_off(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "COMMANDS", TABLE)
+    monkeypatch.setenv("COLUMNS", "200")
+    sft, ppo = (helped(capsys, name, "--help") for name in ("sft", "ppo"))
+    assert "--learn " in sft
+    assert "--learn " not in ppo
+    assert "turn off a switch that is on by default, or that the file turned on" in ppo

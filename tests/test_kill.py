@@ -98,8 +98,28 @@ def test_a_command_that_is_stopped_again_and_again_ends_where_an_undisturbed_one
     assert codes == [EXIT[number] for number in SIGNALS]
     assert ended(started(place, name, f"stopped-{name}")) == 0
 
-    model, metrics = left(place / f"straight-{name}")
-    other_model, other_metrics = left(place / f"stopped-{name}")
+    assert_same(place, name, f"straight-{name}", f"stopped-{name}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMMANDS)
+def test_twenty_kills_at_random_moments_leave_no_trace(place, name):
+    """With five algorithms, a hundred."""
+    chance, kills, turn = random.Random(f"long {name}"), 0, 0
+    assert ended(started(place, name, f"whole-{name}")) == 0
+    while kills < 20:
+        turn += 1
+        out = f"killed-{name}-{turn}"
+        for _ in range(4):
+            kills += disturbed(place, name, out, signal.SIGKILL, chance) == -signal.SIGKILL
+        assert ended(started(place, name, out)) == 0
+        assert_same(place, name, f"whole-{name}", out)
+
+
+def assert_same(place: Path, name: str, straight: str, stopped: str) -> None:
+    """The same model to the last bit, and the same metrics for every step, once each."""
+    model, metrics = left(place / straight)
+    other_model, other_metrics = left(place / stopped)
     steps = int(COMMANDS[name].partition("--steps ")[2].split()[0])
     assert [row["step"] for row in metrics] == list(range(1, steps + 1))
     assert other_metrics == metrics

@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend,
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import logging
@@ -28,6 +29,11 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "doctor": ("preferent.stages.doctor", "Show what this machine has, and what will be used.", "Start"),
     "init": ("preferent.stages.init", "Make a small model and tokenizer from scratch, out of text.", "Start"),
     "data check": ("preferent.stages.check", "Check data files: columns, lengths, duplicates, templates.", "Start"),
+    "data dedupe": ("preferent.stages.dedupe", "Leave out near-duplicates, and what an evaluation holds.", "Start"),
+    "data split": ("preferent.stages.split", "Split a data set by prompts, nearly the same ones together.", "Start"),
+    "data mix": ("preferent.stages.mix", "Mix data sets in proportion, or repeat rare classes.", "Start"),
+    "data import": ("preferent.stages.importing", "Put the judgements of a file into a store.", "Start"),
+    "data export": ("preferent.stages.exporting", "Write the judgements of a store into a file.", "Start"),
     "data verify": ("preferent.stages.verify", "Show that nothing in a store of judgements was changed.", "Start"),
     "sft": ("preferent.stages.sft", "Supervised fine-tuning on demonstrations.", "Train"),
     "reward": ("preferent.stages.reward", "Train a reward model on comparisons.", "Train"),
@@ -37,6 +43,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "sample": ("preferent.stages.sample", "Write a model's replies to prompts into a file.", "Use"),
     "chat": ("preferent.stages.chat", "Talk to a model.", "Use"),
     "evaluate": ("preferent.stages.evaluate", "Compare models on held-out prompts.", "Use"),
+    "report": ("preferent.report.command", "Write one page that tells of runs and compares them.", "Use"),
+    "watch": ("preferent.stages.watch", "Follow runs while they train.", "Use"),
     "provenance": ("preferent.stages.provenance", "Show what made a model: runs, data, judgements.", "Use"),
     "merge": ("preferent.stages.merge", "Merge an adapter into its model, or average models.", "Use"),
 }
@@ -44,9 +52,11 @@ ABOUT = "Learning from human feedback: from a comparison to an aligned model, an
 METAVAR = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
 EVERYWHERE = {
     "--config FILE": "YAML file of options, or a run folder that holds one; flags win over it",
-    "--no-SWITCH": "turn off a switch that the file turned on",
+    "--no-SWITCH": "turn off a switch that is on by default, or that the file turned on",
     "--help": "show this page and stop",
 }
+NOT_FED_BACK = {"resume", "dry_run", "config"}  # of a run folder's config: how that run was started, not what it is
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 COLUMN = 24  # characters for flags in the help
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -142,6 +152,8 @@ class Command(click.Command):
         path: Path | None = ctx.params["config"]
         path = path / "config.yaml" if path and path.is_dir() else path
         filed = read_yaml(path) if path else {}
+        if path and path.with_name("manifest.json").exists():
+            filed = {name: value for name, value in filed.items() if name not in NOT_FED_BACK}
         flags = {word.name: _name(word, self.positional) for word in self.words}
 
         def called(name: str) -> str:
@@ -187,7 +199,8 @@ class Command(click.Command):
         if self.positional:
             with formatter.section("Argument"):
                 formatter.write_dl([(_metavar(self.positional, self.positional), _explained(self.positional))])
-        flags = [word for word in self.words if word is not self.positional]
+        hidden = getattr(self.module.Options, "hidden", ())  # words of a shared group that this command has no use for
+        flags = [word for word in self.words if word is not self.positional and word.name not in hidden]
         width = min(COLUMN, max((len(_synopsis(word)) for word in flags), default=0))
         for title in dict.fromkeys(word.title for word in flags):
             with formatter.section(title or "Options"):
@@ -286,6 +299,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _refused(str(error))
     except click.UsageError as error:
         return _refused(_in_our_words(error))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _refused(_full(error))
     except click.Abort:
         click.echo("Stopped.", err=True)
         return 130
@@ -294,6 +311,14 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _refused(message: str) -> int:
     click.echo(message, err=True)
     return 2
+
+
+def _full(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{where}no room left on the disk ({error.strerror}). What was saved before is whole. "
+        "Make room, then repeat the command; a training goes on from its last checkpoint with --resume."
+    )
 
 
 def _where_to_look(ctx: click.Context) -> str:

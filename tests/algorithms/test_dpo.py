@@ -56,6 +56,7 @@ def test_at_the_reference_the_loss_is_a_number_known_beforehand(objective, loss)
     """log 2; (0 - 1/(2·.1))² = 25; max(0, 1 - 0) = 1."""
     _, _, told = trained(objective, steps=1)
     assert told[0]["preference"] == pytest.approx(loss, rel=1e-5)
+    assert told[0]["accuracy"] == 0.5  # it prefers neither
 
 
 def test_ipo_ends_at_its_margin_and_the_hinge_stops_at_its():

@@ -159,3 +159,10 @@ def test_pairs_that_are_very_wrong_have_a_finite_loss_and_gradient():
     loss.sum().backward()
     assert loss.isfinite().all()
     assert chosen.grad.item() == pytest.approx(-0.9)
+
+
+def test_accuracy_counts_equal_scores_half_and_leaves_undecided_pairs_out():
+    """Right with weight 2, equal with weight 1, a tie in the data: (2 + ½) / 3."""
+    better, worse = torch.tensor([2.0, 1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
+    found = preference.accuracy(better, worse, torch.tensor([2.0, 1.0, 7.0]), torch.tensor([1.0, 0.8, 0.5]))
+    assert found.value == pytest.approx(2.5 / 3)

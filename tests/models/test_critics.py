@@ -5,10 +5,13 @@ import torch
 
 from conftest import SHARING, tiny
 from preferent.algorithms.sft import Likelihood
+from preferent.data import batches
 from preferent.models.load import actor_critic, critic_from, load_policy, load_scorer
 from preferent.models.policy import LanguagePolicy
 from preferent.models.scorer import ScoringModel
+from preferent.rewards.learned import LearnedReward, Scale
 from preferent.runtime.learner import local_learner
+from preferent.types import Episode, Prompt
 from toys import replies_of, saved_policy
 
 X = replies_of([(4, (3, 5)), (3, (6, 2)), (5, (4,))], high=60)
@@ -75,3 +78,29 @@ def test_a_critic_from_a_reward_model_starts_as_it_and_goes_its_own_way(base):
         for parameter in model.critic.parameters():
             parameter.add_(1)
     assert scorer.scores(X).equal(before)
+
+
+def scaled(scorer, *, mean, std):
+    """The critic's first values at the end of each reply, and the reward that the replies get."""
+    replies = [
+        Episode(Prompt(asked), said, (True,) * len(said), (0.0,) * len(said), "end", 0, "")
+        for asked, said in (((4, 5, 6), (7, 8)), ((9, 10), (11,)))
+    ]
+    x = batches.replies([(e.prompt, [e]) for e in replies])
+    critic = actor_critic(LanguagePolicy(tiny("Qwen2"), sharing=True), scorer, mean=mean, std=std)
+    reward = LearnedReward([scorer], [Scale(mean, std)])(replies)
+    return critic.values(x).gather(1, x.present.sum(-1, keepdim=True))[:, 0], torch.tensor([r.value for r in reward])
+
+
+def test_a_critic_from_a_reward_model_predicts_on_the_rewards_scale_but_for_the_mean(base):
+    """Without a bias: score / std, which is the reward + mean / std."""
+    predicted, reward = scaled(load_scorer(base, seed=2), mean=0.3, std=0.02)
+    torch.testing.assert_close(predicted, reward + 0.3 / 0.02, rtol=1e-4, atol=1e-4)
+
+
+def test_a_critic_whose_head_has_a_bias_predicts_the_reward_itself(base):
+    scorer = load_scorer(base, seed=2)
+    scorer.base.score.bias = torch.nn.Parameter(torch.tensor([0.7]))
+    predicted, reward = scaled(scorer, mean=0.3, std=0.02)
+    torch.testing.assert_close(predicted, reward, rtol=1e-4, atol=1e-4)
+    assert scorer.base.score.bias.item() == pytest.approx(0.7)

@@ -1,7 +1,9 @@
 """Models go in and out as plain folders; a reference stays; an adapter is all that moves; a critic is its own."""
 
 import json
+import logging
 import shutil
+import sys
 import warnings
 
 import pytest
@@ -12,7 +14,7 @@ from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
 from preferent.data.batches import pairs, replies
 from preferent.data.template import Template
-from preferent.models.load import found, is_scorer, load_policy, load_scorer, save
+from preferent.models.load import chosen_device, found, is_scorer, load_policy, load_scorer, load_tokenizer, save
 from preferent.models.policy import LanguagePolicy
 from preferent.runtime.learner import local_learner
 from preferent.types import Prompt, Reply
@@ -121,6 +123,12 @@ def test_a_run_folder_means_the_model_in_it(base):
     run = base.parent
     assert found(run) == found(base) == str(base)
     assert said(load_policy(run)).equal(said(load_policy(base)))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-0.5B-Instruct", "org_1/a.b-c"])
+def test_a_hub_name_passes_through(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert found(name) == name
 
 
 def test_there_is_no_dropout_even_in_training(tmp_path):
@@ -301,7 +309,7 @@ def test_a_reward_model_can_start_from_a_policys_adapter(adapter):
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
-    [("./nowhere", "no such folder"), ("runs/none", "no such folder"), ("weights.bin", "no such folder")],
+    [(name, "no such folder") for name in ("./nowhere", "runs/none", "weights.bin", "a/b/c", "/gone", "models/nope/")],
 )
 def test_a_folder_that_is_not_there_is_said(name, sentence):
     with pytest.raises(UsageError, match=sentence):
@@ -326,6 +334,71 @@ def test_a_tokenizer_without_an_end_is_said(base, tmp_path):
     words.save_pretrained(tmp_path / "base")
     with pytest.raises(UsageError, match="no end token, so a reply could never end"):
         load_policy(tmp_path / "base")
+
+
+@pytest.mark.parametrize("cut", [0, 2000])
+def test_damaged_weights_are_said(base, tmp_path, cut):
+    shutil.copytree(base, tmp_path / "base")
+    with (tmp_path / "base" / "model.safetensors").open("r+b") as file:
+        file.truncate(cut)
+    with pytest.raises(UsageError, match=rf"The weights in {tmp_path / 'base'} are damaged: "):
+        load_policy(tmp_path / "base")
+
+
+def test_damaged_weights_of_an_adapter_are_said(base, tmp_path):
+    save(load_policy(base, lora=2), tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=f"The weights in {tmp_path} are damaged: "):
+        load_policy(tmp_path)
+
+
+def test_a_tokenizer_without_its_words_is_said(base, tmp_path):
+    """Of the model's kind, transformers makes one from nothing, in which every text is no tokens at all."""
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "base" / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r'makes no tokens of "a b": .* Put the tokenizer\.json'):
+        load_policy(tmp_path / "base")
+
+
+def test_a_tokenizers_own_code_is_run_where_its_author_is_trusted(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sys.path", [*sys.path])
+    folder = tmp_path / "trusted"
+    shutil.copytree(base, folder)
+    code = (
+        "from transformers import PreTrainedTokenizerFast\n\nclass Mine(PreTrainedTokenizerFast):\n    mark = 'mine'\n"
+    )
+    (folder / "mine.py").write_text(code)
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    said |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    assert load_tokenizer(folder, trust_remote_code=True).mark == "mine"
+    assert load_policy(folder, trust_remote_code=True).tokenizer.mark == "mine"
+    assert not hasattr(load_tokenizer(folder), "mark")
+
+
+def test_a_name_that_is_no_folder_and_not_on_the_hub_is_said_once(tmp_path, monkeypatch, caplog):
+    """The library's warnings, one for each time that it asks again, are kept from being shown."""
+    retries = logging.getLogger("huggingface_hub.utils._http")
+
+    def asked(*_, **__):
+        retries.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("no such place")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", asked)
+    with pytest.raises(UsageError, match=r"no such place\nThere is no folder models/nope here either\.$"):
+        load_policy("models/nope")
+    assert caplog.messages == []
+    retries.warning("loud again")
+    assert caplog.messages == ["loud again"]
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "xpu", "cpu:x"])
+def test_a_device_that_is_not_there_is_said(device):
+    with pytest.raises(UsageError, match=f"--device {device} cannot be used here: expected one of auto, cpu"):
+        chosen_device(device)
+    assert chosen_device("cpu").type == "cpu"
 
 
 def test_a_reward_model_is_no_language_model_to_be_tuned(base, tmp_path):

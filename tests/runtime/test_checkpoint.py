@@ -215,6 +215,20 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, two):
         checkpoint.load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"), [(b"{", "something else"), (b"[]", "something else"), (None, "the file is missing")]
+)
+def test_a_damaged_manifest_is_told_in_words(tmp_path, content, found):
+    path = checkpoint.save(tmp_path, 1, some(1)) / "manifest.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UsageError) as error:
+        checkpoint.load(tmp_path)
+    assert str(error.value) == (
+        f"Damaged checkpoint: {path}: expected a checkpoint's manifest, FOUND. "
+        "There is no earlier checkpoint: start the run again with another --out."
+    ).replace("FOUND", found if content is None else f"found {found}")
+
+
 def test_a_newer_format_is_refused_in_a_sentence(tmp_path):
     path = checkpoint.save(tmp_path, 1, some(1)) / "manifest.json"
     path.write_text(json.dumps({"format": checkpoint.FORMAT + 1, "step": 1, "unheard": "of"}))

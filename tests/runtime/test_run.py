@@ -12,7 +12,7 @@ from killing import PROCESSES, alone
 
 from preferent.config import UsageError
 from preferent.runtime import checkpoint
-from preferent.runtime.run import Run, resolve_model
+from preferent.runtime.run import Run
 from preferent.runtime.track import rows
 
 OPTIONS = {"model": "runs/sft", "lr": 1e-5, "steps": 100, "data": ["a.jsonl", "b.jsonl"], "lora": None, "out": "r"}
@@ -27,6 +27,12 @@ class Count:
 
     def load_state_dict(self, state):
         self.n = state["n"]
+
+
+def resume(folder, options=OPTIONS, **rest):
+    """A sitting that goes on and does nothing."""
+    with Run(folder, options, resume=True, **rest) as run:
+        run.restore({})
 
 
 def test_a_new_run_writes_its_options_and_its_manifest(tmp_path):
@@ -60,16 +66,24 @@ def test_a_folder_with_anything_in_it_is_not_written_to(tmp_path):
     (other / "thesis.tex").write_text("x")
     with pytest.raises(UsageError, match=r"holds no run \(no config\.yaml\): choose another --out"):
         Run(other, OPTIONS, resume=True)
+    with pytest.raises(UsageError, match=r"other is not empty: choose another --out\.$"):
+        Run(other, OPTIONS)
     with pytest.raises(UsageError, match=r"is a file; expected a folder"):
         Run(other / "thesis.tex", OPTIONS)
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"file/run cannot be written \(.*\): choose another --out\.$"):
+        Run(tmp_path / "file" / "run", OPTIONS)
 
 
 def test_to_resume_what_was_not_begun_is_to_begin(tmp_path, caplog):
     with Run(tmp_path / "r", OPTIONS, resume=True) as run:
         assert run.restore({"count": Count()}) == 0
     assert "nothing to resume" in caplog.text
-    with Run(tmp_path / "r", OPTIONS, resume=True) as run:
-        assert len(json.loads((run.folder / "manifest.json").read_text())["sittings"]) == 2
+    resume(tmp_path / "r")
+    assert len(json.loads((tmp_path / "r" / "manifest.json").read_text())["sittings"]) == 2
 
 
 def test_resuming_restores_the_parts_and_cuts_off_what_came_after(tmp_path):
@@ -147,18 +161,46 @@ def test_every_changed_option_is_listed_and_the_saved_ones_stay(tmp_path):
         "  beta: None → 0.1",
     ]
     assert (tmp_path / "config.yaml").read_text() == before
-    Run(tmp_path, changed, resume=True, allow=["lr", "data", "beta"]).close()
+    resume(tmp_path, changed, allow=["lr", "data", "beta"])
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["lr"] == 2e-5
 
 
 def test_where_and_how_often_may_change_and_steps_may_grow_but_not_shrink(tmp_path, caplog):
     Run(tmp_path, OPTIONS | {"save_every": None, "resume": False}).close()
-    Run(tmp_path, OPTIONS | {"save_every": 5, "resume": True, "out": "moved"}, resume=True).close()
+    resume(tmp_path, OPTIONS | {"save_every": 5, "resume": True, "out": "moved"})
     assert caplog.messages == []
-    Run(tmp_path, OPTIONS | {"save_every": 5, "steps": 200}, resume=True).close()
+    resume(tmp_path, OPTIONS | {"save_every": 5, "steps": 200})
     assert caplog.messages == ["steps grows from 100 to 200; a schedule that depends on it changes from here on."]
     with pytest.raises(UsageError, match="steps: 200 → 100"):
         Run(tmp_path, OPTIONS, resume=True)
+
+
+def test_how_a_sitting_began_is_not_saved(tmp_path):
+    Run(tmp_path, {**OPTIONS, "resume": True, "dry_run": False, "config": "c.yaml"}, resume=True).close()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == OPTIONS
+
+
+def test_a_run_that_cannot_be_resumed_stays_as_it_is(tmp_path):
+    data = tmp_path / "prefs.jsonl"
+    data.write_text("{}\n")
+    with Run(tmp_path / "r", OPTIONS, inputs=[data]) as run:
+        checkpoint.save(run.checkpoints, 2, {"count": {"n": 20}})
+    before = {name: (tmp_path / "r" / name).read_bytes() for name in ("config.yaml", "manifest.json")}
+
+    def left():
+        return {name: (tmp_path / "r" / name).read_bytes() for name in before}
+
+    more = OPTIONS | {"steps": 200}
+    with pytest.raises(UsageError, match="holds the state of count"):
+        resume(tmp_path / "r", more, inputs=[data])
+    assert left() == before
+    data.write_text("[]\n")
+    with pytest.raises(UsageError, match="Changed since the run began"):
+        resume(tmp_path / "r", more, inputs=[data])
+    assert left() == before
+    data.write_text("{}\n")
+    with Run(tmp_path / "r", OPTIONS, resume=True, inputs=[data]) as run:
+        assert run.restore({"count": Count()}) == 2
 
 
 def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
@@ -177,11 +219,11 @@ def test_other_threads_and_versions_are_warnings(tmp_path, caplog):
     manifest = json.loads(path.read_text())
     manifest["sittings"][0] |= {"threads": 64, "versions": manifest["sittings"][0]["versions"] | {"torch": "1.0"}}
     path.write_text(json.dumps(manifest))
-    Run(tmp_path, OPTIONS, resume=True).close()
+    resume(tmp_path)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert caplog.messages[0].startswith(f"threads was 64, now {torch.get_num_threads()}: from here on results may")
     assert caplog.messages[1].startswith(f"torch was 1.0, now {torch.__version__}")
-    Run(tmp_path, OPTIONS, resume=True).close()
+    resume(tmp_path)
     assert len(caplog.messages) == 2
 
 
@@ -225,35 +267,3 @@ def test_the_lock_holds_within_a_process_and_is_let_go_when_a_run_is_refused(tmp
     for _ in range(2):
         with pytest.raises(UsageError, match="is not empty"):
             Run(tmp_path, OPTIONS)
-
-
-# --- where a model is wanted ---------------------------------------------------------------------
-
-
-def test_a_run_means_its_model_and_a_model_means_itself(tmp_path):
-    for folder, name in (("hf", "config.json"), ("peft", "adapter_config.json"), ("run/model", "config.json")):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / name).write_text("{}")
-    (tmp_path / "ensemble" / "model" / "member-0").mkdir(parents=True)
-    assert resolve_model(tmp_path / "hf") == str(tmp_path / "hf")
-    assert resolve_model(tmp_path / "peft") == str(tmp_path / "peft")
-    assert resolve_model(tmp_path / "run") == str(tmp_path / "run" / "model")
-    assert resolve_model(tmp_path / "ensemble") == str(tmp_path / "ensemble" / "model")
-
-
-@pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-0.5B-Instruct", "org_1/a.b-c"])
-def test_a_hub_name_passes_through(name):
-    assert resolve_model(name) == name
-
-
-def test_a_place_without_a_model_is_a_clear_error(tmp_path):
-    with pytest.raises(UsageError, match=r"There is no model in .*: expected config\.json"):
-        resolve_model(tmp_path)
-    Run(tmp_path / "r", OPTIONS).close()
-    with pytest.raises(UsageError, match=r"The run in .* has no model/ yet: it has not finished"):
-        resolve_model(tmp_path / "r")
-    with pytest.raises(UsageError, match="is a file; expected a model's folder"):
-        resolve_model(tmp_path / "r" / "config.yaml")
-    for missing in (str(tmp_path / "gone"), "./gone", "../gone", "a/b/c", "runs/sft/"):
-        with pytest.raises(UsageError, match=f"There is no folder {missing}, and it is not a name"):
-            resolve_model(missing)

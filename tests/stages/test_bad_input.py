@@ -1,6 +1,7 @@
 """Bad input is one clear message and exit code 2, and leaves nothing half-done."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def sft(data, *words):
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "line 3: chosen and rejected are equal"),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "line 3: an empty reply: rejected."),
         ({"prompt": "", "chosen": "b", "rejected": "c"}, "line 3: an empty prompt"),
+        ({"prompt": None, "chosen": "b", "rejected": "c"}, "line 3: prompt is null."),
+        ({"prompt": "a", "chosen": "b", "rejected": None}, "line 3: rejected is null."),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, capsys, row, message):
@@ -49,7 +52,9 @@ def test_a_row_that_cannot_be_used_is_named_by_its_line(tmp_path, capsys, row, m
 def test_a_broken_line_is_named_by_its_number(tmp_path, capsys):
     data = tmp_path / "demos.jsonl"
     data.write_text("\n".join([json.dumps(DEMOS[0]), '{"prompt": "x", "completion', json.dumps(DEMOS[1])]))
-    assert f"{data}: line 2: not JSON: " in refused(capsys, tmp_path / "run", *sft(data))
+    assert f"{data}: line 2: not JSON: unterminated string starting at character 17." in refused(
+        capsys, tmp_path / "run", *sft(data)
+    )
 
 
 def test_a_mended_file_trains_with_the_same_command(tmp_path, capsys):
@@ -88,11 +93,34 @@ def test_rows_longer_than_allowed_are_dropped_counted_or_an_error(tmp_path, caps
         capsys, tmp_path / "run", *sft(data, "--truncation", "error", "--max-length", "64")
     )
     only = written(tmp_path / "only.jsonl", [long])
-    assert "none of its 1 rows can be used: 1 are too long (max_length)" in refused(
-        capsys, tmp_path / "run", *sft(only, "--max-length", "64")
-    )
+    said = refused(capsys, tmp_path / "run", *sft(only, "--max-length", "64"))
+    assert re.search(r"only.jsonl: the only row has \d+ tokens, and at most 64 fit\.\n64 is --max-length; ", said)
     assert run(*sft(data, "--max-length", "64", "--steps", "1"), "--out", tmp_path / "run") == 0
     assert f"{len(DEMOS)} of {len(DEMOS) + 1} rows · 1 × too long" in capsys.readouterr().err
+
+
+def test_prompts_of_which_none_fits_are_refused_with_the_longest_the_limit_and_the_remedy(tmp_path, capsys):
+    long = [{"prompt": "sun " * n} for n in (70, 90)]
+    data = written(tmp_path / "prompts.jsonl", long)
+    words = ["ppo", "--model", base(), "--data", data, "--reward", reward("brief"), *FAST, "--max-new-tokens", "66"]
+    said = refused(capsys, tmp_path / "run", *words)
+    longest = re.search(r"none of its 2 rows can be used: 2 are too long \(the longest has (\d+) tokens, and ", said)
+    assert int(longest[1]) > 90
+    assert "at most 30 fit).\n30 is --max-length 96 less --max-new-tokens 66; --truncation left cuts prompts." in said
+    written(tmp_path / "prompts.jsonl", [*long, {"prompt": ""}])
+    assert "2 are too long" in refused(capsys, tmp_path / "run", *words, "--skip-bad-rows")
+
+
+def test_the_check_that_is_named_finds_what_was_refused(tmp_path, capsys):
+    data = written(tmp_path / "demos.jsonl", [*DEMOS, {"prompt": "sun " * 60, "completion": "yes."}])
+    said = refused(capsys, tmp_path / "run", *sft(data, "--truncation", "error", "--max-length", "64"))
+    command = re.search("`preferent (.*?)` lists", said)[1].split()
+    assert command[-2:] == ["--max-length", "64"]
+    run(*command)
+    assert "1  too long for max_length 64: line 25" in capsys.readouterr().out
+    said = refused(capsys, tmp_path / "run", *dpo(data))  # demonstrations are no preferences
+    command = re.search("`preferent (.*?)` lists", said)[1].split()
+    assert run(*command) == 1
 
 
 def test_a_length_beyond_the_models_context_is_refused(tmp_path, capsys):
@@ -135,6 +163,9 @@ def test_a_template_that_renders_the_prompt_otherwise_for_each_reply_is_refused(
     data = written(tmp_path / "prefs.jsonl", PREFS)
     said = refused(capsys, tmp_path / "run", "dpo", "--model", folder, "--data", data, *FAST)
     assert f"{data}: line 1: a prompt that changes with its reply: the chat template rewrites it at character" in said
+    command = re.search("`preferent (.*?)` lists", said)[1].split()
+    assert run(*command) == 1
+    assert "a prompt that changes with its reply" in capsys.readouterr().out
 
 
 def test_an_unknown_option_is_refused_with_the_nearest(tmp_path, capsys):
@@ -154,6 +185,27 @@ def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path, capsys):
     assert left(tmp_path / "run") == before
 
 
+@pytest.mark.parametrize("name", ["sft", "sample", "evaluate"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(name, tmp_path, capsys):
+    data, out = written(tmp_path / "demos.jsonl", DEMOS), tmp_path / "demos.jsonl" / "out"
+    words = sft(data) if name == "sft" else [name, base(), "--prompts", data]
+    assert run(*words, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"{out} cannot be written (")
+    assert said.endswith("): choose another --out.\n")
+
+
+def test_a_config_fed_back_does_not_resume(tmp_path, capsys):
+    data = written(tmp_path / "demos.jsonl", DEMOS)
+    quietly(*sft(data), "--steps", "1", "--resume", "--out", tmp_path / "run")
+    for config in (tmp_path / "run", tmp_path / "run" / "config.yaml"):
+        assert run("sft", "--config", config) == 2
+        assert "is not empty" in capsys.readouterr().err
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write("resume: true\n")  # as earlier versions saved it
+    assert run("sft", "--config", tmp_path / "run") == 2
+
+
 def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path, capsys):
     data = written(tmp_path / "demos.jsonl", DEMOS)
     words = [*sft(data, "--save-every", "1"), "--out", tmp_path / "run"]
@@ -162,9 +214,11 @@ def test_a_damaged_checkpoint_is_refused_with_the_way_out(tmp_path, capsys):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
+    before = [(tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "manifest.json")]
     capsys.readouterr()
     assert run(*words, "--steps", "4", "--resume") == 2
     said = capsys.readouterr().err
+    assert [(tmp_path / "run" / name).read_bytes() for name in ("config.yaml", "manifest.json")] == before
     assert f"Damaged checkpoint: {file}: its SHA-256 is not" in said
     assert "To go on from step 2 instead, delete the folder" in said
     shutil.rmtree(file.parent)
@@ -214,3 +268,51 @@ def test_a_column_that_the_reward_wants_and_the_data_lacks_is_named(tmp_path, ca
     data = written(tmp_path / "prompts.jsonl", [{"prompt": row["prompt"]} for row in PROMPTS])
     words = ["grpo", "--model", base(), "--data", data, "--reward", reward("topical"), *FAST, "--max-new-tokens", "8"]
     assert "wants the column 'topic'" in refused(capsys, tmp_path / "run", *words)
+
+
+def test_skipped_updates_are_said_and_a_run_that_ends_on_one_writes_no_model(tmp_path, capsys):
+    data = written(tmp_path / "demos.jsonl", DEMOS)
+    words = [
+        *sft(data, "--lr", "1e30", "--schedule", "constant", "--warmup", "0", "--steps", "3"),
+        "--out",
+        tmp_path / "run",
+    ]
+    assert run(*words) == 2
+    said = capsys.readouterr().err
+    dumped = sorted((tmp_path / "run" / "bad_batches").iterdir())
+    assert len(dumped) == 2
+    assert all(f"skipped: loss nan, gradient norm nan. Its batch is in {path}." in said for path in dumped)
+    assert "2 of 3 updates were skipped" in said
+    assert "no model is written" in said
+    assert "model" not in left(tmp_path / "run")
+    assert run(*words, "--resume") == 2  # nor does it when asked again
+
+
+def test_a_run_that_skipped_an_update_and_went_on_says_so(tmp_path, capsys):
+    """The reward is no number in the first step only."""
+    (tmp_path / "mine.py").write_text(
+        "calls = []\n"
+        "def once(episodes):\n"
+        "    calls.append(0)\n"
+        "    return [len(e.text) if len(calls) > 1 else float('nan') for e in episodes]\n"
+    )
+    data = written(tmp_path / "prompts.jsonl", PROMPTS)
+    words = ["grpo", "--model", base(), "--data", data, "--reward", f"{tmp_path / 'mine.py'}:once", *FAST]
+    assert run(*words, "--max-new-tokens", "8", "--steps", "2", "--out", tmp_path / "run") == 0
+    assert "1 of 2 updates was skipped" in capsys.readouterr().err
+    assert "model" in left(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "message"),
+    [
+        ("def f(:\n", ":f", "synt.py, line 1: invalid syntax."),
+        ("def f(:\n", "", "synt.py, line 1: invalid syntax."),
+        ("def brief(e):\n    return 0\ndef _own():\n    return 0\n", "", "synt.py:brief; it has brief."),
+    ],
+)
+def test_a_file_of_rewards_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, capsys, content, name, message):
+    (tmp_path / "synt.py").write_text(content)
+    data = written(tmp_path / "prompts.jsonl", PROMPTS)
+    words = ["grpo", "--model", base(), "--data", data, "--reward", f"{tmp_path / 'synt.py'}{name}", *FAST]
+    assert message in refused(capsys, tmp_path / "run", *words, "--max-new-tokens", "8")

@@ -50,6 +50,12 @@ def test_a_machine_that_does_not_tell_its_memory_is_no_error(found):
     assert "memory       not known here" in told({**found, "memory": {}})
 
 
+def test_one_thread_is_not_several(found):
+    alone, several = ("\n".join(told({**found, "cpu": {**found["cpu"], "threads": n}})) for n in (1, 2))
+    assert "PyTorch uses 1 thread\n" in alone
+    assert "PyTorch uses 2 threads\n" in several
+
+
 def test_json_is_one_object_with_the_same_findings(capsys, found):
     assert main(["doctor", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

@@ -1,6 +1,7 @@
 """The training commands end to end, as a person types them."""
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tiny_runs import DEMOS, PREFS, PROMPTS, SMALL, base, kept, left, quietly, r
 
 from preferent.models.load import load_policy, load_scorer
 from preferent.runtime.track import rows as metrics_in
+from preferent.types import Prompt
 
 FAST = [*SMALL, "--lr", "1e-2", "--batch", "6"]
 SHORT = [*FAST, "--max-new-tokens", "8"]
@@ -68,6 +70,9 @@ def test_a_run_leaves_what_it_promises(name, data, tmp_path, capsys):
     assert not any(same(weights(base()), each) for each in moved if name != "reward")
     said = capsys.readouterr().err
     assert "step 1/2" in said
+    told = [line for line in said.splitlines() if line.startswith("held out  step ")]
+    number = {"sft": "nll", "reward": "ensemble accuracy", "dpo": "margin", "ppo": "KL", "grpo": "KL"}[name]
+    assert [bool(re.search(rf"step {i}  .*\b{number} -?\d", line)) for i, line in enumerate(told, 1)] == [True, True]
     assert f"The model is in {out / 'model'}." in said
 
 
@@ -153,6 +158,41 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(name, data, tmp_path, monke
     assert "steps 2*" in said
     assert not (tmp_path / "run").exists()
     assert left(tmp_path / "temporary") == []
+
+
+def test_a_dry_run_says_what_none_comes_to_and_how_often_a_step_takes_a_row(data, tmp_path, capsys):
+    words = ["--steps", "1", "--out", tmp_path / "run", "--dry-run"]
+    assert run(*command("grpo", data), *words) == 0
+    assert "kl 0.04\n" in capsys.readouterr().out
+    assert run(*command("ppo", data), *words, "--batch", "32") == 0
+    assert "1 of 32 rows: 2.67 epochs · 44 updates · a step takes a row 2.7 times" in capsys.readouterr().out
+
+
+def test_held_out_replies_are_drawn_as_those_in_training(data, tmp_path):
+    """From the likeliest token alone, another seed draws the same."""
+    said = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        words = [*command("grpo", data), "--eval-data", data["prompts"], "--top-k", "1", "--lr", "1e-9"]
+        quietly(*words, "--seed", seed, "--steps", "1", "--out", out)
+        rows = (out / "samples" / "step-1.jsonl").read_text().splitlines()
+        said.append([json.loads(line)["reply"] for line in rows])
+    assert said[0] == said[1]
+
+
+def test_members_are_scaled_on_prompts_that_all_learned_from_where_there_are_any():
+    from preferent.stages.reward import seen_by_all, split
+    from toys import preference, reply
+
+    groups = [[preference(Prompt((i,)), reply(1), reply(2))] for i in range(60)]
+    for members in (2, 4):
+        splits = [split(groups, i, members) for i in range(members)]
+        shared = seen_by_all(splits)
+        assert shared
+        assert all(group in mine for group in shared for mine in splits)
+        assert len(shared) < len(splits[0])
+    splits = [split(groups, i, 5) for i in range(5)]
+    assert seen_by_all(splits) == splits[0]
 
 
 def test_samples_hold_what_was_said_at_an_evaluation(data, tmp_path):

@@ -38,8 +38,9 @@ class Objective:
         if self.likelihood:
             nll = over_tokens(-logprobs[x.better], x.replies.learn[x.better])
             terms["likelihood"] = (self.likelihood, nll)
-        said = {"accuracy": (better > worse).float(), "margin": better - worse, "chosen": better, "rejected": worse}
-        return Loss(terms, {name: over_rows(value, x.weight) for name, value in said.items()})
+        said = {"margin": better - worse, "chosen": better, "rejected": worse}
+        right = preference.accuracy(better, worse, x.weight, x.choice)
+        return Loss(terms, {"accuracy": right} | {name: over_rows(value, x.weight) for name, value in said.items()})
 
 
 DPO = Objective(partial(preference.dpo, beta=0.1))

@@ -31,11 +31,11 @@ class BradleyTerry:
         better, worse = scores[x.better], scores[x.worse]
         each = preference.bradley_terry(better, worse, margin=x.margin, flip=1 - x.choice)
         decided = x.weight.where(x.choice != 0.5, 0)
-        right = (better > worse).float() + 0.5 * (better == worse).float()
+        right = preference.accuracy(better, worse, x.weight, x.choice)
         terms = {"preference": (1.0, over_rows(each, x.weight))}
         if self.centring:
             terms["centring"] = (self.centring, over_rows(centring(better, worse), x.weight))
-        return Loss(terms, {"accuracy": over_rows(right, decided), "margin": over_rows(better - worse, decided)})
+        return Loss(terms, {"accuracy": right, "margin": over_rows(better - worse, decided)})
 
 
 def reward_model(

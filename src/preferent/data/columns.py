@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from preferent.config import UsageError
 from preferent.data.messages import (
+    HH_TURN,
     Messages,
     checked_prompt,
     checked_reply,
@@ -88,6 +89,10 @@ def parse(data: Data, *, kind: Kind | None = None, columns: Mapping[str, str] | 
     named_as_here = renamed(data, columns or {})
     present = frozenset(key for key, value in named_as_here.items() if value is not None)
     found = next((f for f in FORMATS if present >= f.needs and (kind is None or kind in f.kinds)), None)
+    # A string cannot hold a prompt and a reply, except in HH's format: the prompt is what is missing.
+    spoilt = found is not None and found.needs == {"chosen", "rejected"} and lone_reply(named_as_here)
+    if found is None or spoilt:
+        refuse_null(named_as_here, kind)
     if found is None or (kind is None and (present - found.needs) & TELLING):
         raise unknown(present, kind)
     if kind == "demonstrations" and found.needs == {"prompt", "completion"} and truth(named_as_here.get("label")):
@@ -106,7 +111,9 @@ def mapping(words: Sequence[str]) -> dict[str, str]:
     pairs = [word.partition("=") for word in words]
     for word, (ours, _, theirs) in zip(words, pairs, strict=True):
         if not ours or not theirs:
-            raise UsageError(f"columns: expected our name, =, and the file's name, as in chosen=better; got {word!r}.")
+            raise UsageError(
+                f"--columns: expected our name, =, and the file's name, as in chosen=better; got {word!r}."
+            )
     return {ours: theirs for ours, _, theirs in pairs}
 
 
@@ -120,6 +127,19 @@ def renamed(data: Data, columns: Mapping[str, str]) -> Data:
             raise BadRow(f'a missing column: "{theirs}", given as {ours}, is not there{near(theirs, data)}')
     moved = {ours: data[theirs] for ours, theirs in columns.items()}
     return {k: v for k, v in data.items() if k not in columns.values()} | moved if columns else data
+
+
+def lone_reply(data: Data) -> bool:
+    return isinstance(data["chosen"], str) and HH_TURN.match(data["chosen"]) is None
+
+
+def refuse_null(data: Data, kind: Kind | None) -> None:
+    """Raises BadRow where a format would fit if only a column were not null."""
+    for f in FORMATS:
+        if data.keys() >= f.needs and (kind is None or kind in f.kinds):
+            if empty := sorted(column for column in f.needs if data[column] is None):
+                raise BadRow(f"{empty[0]} is null")
+            return
 
 
 def unknown(present: frozenset[str], kind: Kind | None) -> BadRow:

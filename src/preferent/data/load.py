@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -147,6 +148,26 @@ class Reader:
         except BadRow as bad:
             raise bad.at(row) from bad
 
+    def needed(self, row: Row | BadRow) -> list[str]:
+        """The options that ``preferent data check`` needs to find what is wrong with a row."""
+        if isinstance(row, BadRow):
+            return []
+        said = [word for ours, theirs in self.reading.columns.items() for word in ("--columns", f"{ours}={theirs}")]
+        if self.kind_of(row, None) not in (None, self.kind):
+            said += ["--kind", self.kind]
+        model = str(self.template.tokenizer.name_or_path)
+        if model and self.kind_of(row, self.kind):  # it can be read, so its template refuses it
+            limit = self.template.max_length
+            said += ["--model", model, *(["--max-length", str(limit)] if limit else [])]
+        return said
+
+    def kind_of(self, row: Row, kind: Kind | None) -> Kind | None:
+        """What a row is when it is read as this; None where that cannot be."""
+        try:
+            return parse(row.data, kind=kind, columns=self.reading.columns).kind
+        except BadRow:
+            return None
+
 
 @dataclass
 class Tally:
@@ -158,6 +179,7 @@ class Tally:
     read: int = 0
     good: int = 0
     too_long: int = 0
+    longest: TooLong | None = None
     bad: BadRows = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,18 +199,21 @@ class Tally:
         except BadRow as bad:
             if isinstance(bad, TooLong) and reader.template.truncation != "error":
                 self.too_long += 1
+                self.longest = bad if self.longest is None or bad.tokens > self.longest.tokens else self.longest
             elif self.reading.skip_bad_rows:
                 self.bad.found.append(bad)
             else:
-                raise self.advised(bad) from bad
+                raise self.advised(bad, reader.needed(row)) from bad
             return None
         self.good += 1
         return noun
 
-    def advised(self, bad: BadRow) -> UsageError:
+    def advised(self, bad: BadRow, needed: Sequence[str]) -> UsageError:
+        """``needed``: the options with which a check finds such rows."""
+        checking = shlex.join(["preferent", "data", "check", self.source, *needed])
         return UsageError(
-            f"{bad}\n`preferent data check {self.source}` lists every such row; `--skip-bad-rows` leaves them out and "
-            f"writes them to {self.label}.bad.jsonl."
+            f"{bad}\n`{checking}` lists every such row; `--skip-bad-rows` leaves them out and writes them to "
+            f"{self.label}.bad.jsonl."
         )
 
     def report(self) -> Report:
@@ -197,10 +222,19 @@ class Tally:
         if self.bad.found and self.reading.bad_rows_folder is not None:
             file = self.bad.write(self.reading.bad_rows_folder)
         if not self.good:
-            why = [f"{self.too_long} are too long (max_length)"] if self.too_long else []
-            why += [f"{count} × {fault}" for fault, count in self.bad.by_fault.items()]
-            raise UsageError(f"{self.source}: none of its {self.read} rows can be used: {' · '.join(why)}.")
+            raise self.none_left()
         return Report(self.source, self.read, self.good, self.too_long, self.bad.by_fault, file)
+
+    def none_left(self) -> UsageError:
+        why = [f"{count} × {fault}" for fault, count in self.bad.by_fault.items()]
+        if self.longest is None:
+            return UsageError(f"{self.source}: none of its {self.read} rows can be used: {' · '.join(why)}.")
+        size = f"{self.longest.tokens:,} tokens, and at most {self.longest.limit:,} fit"
+        hint = f"\n{self.longest.hint}" if self.longest.hint else ""
+        if self.read == 1:
+            return UsageError(f"{self.source}: the only row has {size}.{hint}")
+        why.insert(0, f"{self.too_long} {'is' if self.too_long == 1 else 'are'} too long (the longest has {size})")
+        return UsageError(f"{self.source}: none of its {self.read} rows can be used: {' · '.join(why)}.{hint}")
 
 
 def distinct(labels: Sequence[str]) -> list[str]:

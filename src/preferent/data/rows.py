@@ -166,7 +166,8 @@ def line_row(name: str, number: int, line: bytes) -> Row | BadRow:
         reason = f"not UTF-8: byte 0x{line[error.start]:02x} at place {error.start + 1}"
         return BadRow(reason, source=name, line=number, raw=line.decode("utf-8", "backslashreplace"))
     except json.JSONDecodeError as error:
-        reason = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]} at character {error.pos + 1}"
+        what = error.msg.removesuffix(" at")  # some of Python's messages end so, others do not
+        reason = f"not JSON: {what[:1].lower()}{what[1:]} at character {error.pos + 1}"
         return BadRow(reason, source=name, line=number, raw=text)
     except (ValueError, RecursionError) as error:
         return BadRow(f"not JSON that can be read: {error}", source=name, line=number, raw=text)

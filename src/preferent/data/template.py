@@ -30,7 +30,7 @@ from preferent.data.rendering import (
     variables,
     written,
 )
-from preferent.data.rows import BadRow
+from preferent.data.rows import BadRow, Row
 from preferent.types import Comparison, Demonstration, Preference, Prompt, Ranking, Reply
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,14 @@ NOTHING: Info = {}
 
 class TooLong(BadRow):
     """A row of more tokens than ``max_length``. Where rows are to be dropped, it is counted and not an error."""
+
+    def __init__(self, reason: str, *, tokens: int, limit: int, **place: Any) -> None:
+        super().__init__(reason, **place)
+        self.tokens, self.limit = tokens, limit
+
+    def at(self, row: Row) -> TooLong:
+        place = {"source": row.source, "line": row.line, "unit": row.unit, "raw": row.raw}
+        return TooLong(self.reason, tokens=self.tokens, limit=self.limit, hint=self.hint, **place)
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Template:
     options: Info = field(default_factory=dict)  # variables of the chat template, such as enable_thinking
     merge_system: bool = False  # into the first user's turn, for templates that know no system
     end_token: str | None = None  # ends a reply where neither template nor tokenizer has a token for that
+    remedy: str = ""  # what to do about a row that is too long, where a person has to be told
     date: str = "2024-07-26"  # for templates that write the day: the clock would make every run different
 
     def __post_init__(self) -> None:
@@ -336,7 +345,8 @@ class Template:
             room = self.max_length - longest - len(bos)
             if self.truncation != "left" or room < 1:
                 said = f", of which the longest reply has {longest}" if longest else ""
-                raise TooLong(f"too long: {total} tokens{said}, and max_length is {self.max_length}")
+                reason = f"too long: {total} tokens{said}, and max_length is {self.max_length}"
+                raise TooLong(reason, tokens=total, limit=self.max_length, hint=self.remedy)
             tokens = (*bos, *tokens[-room:])
         return Prompt(tokens, {**info, "messages": messages})
 

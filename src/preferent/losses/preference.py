@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from preferent.losses.means import over_rows
+from preferent.types import Mean
+
 
 def dpo(chosen: Tensor, rejected: Tensor, *, beta: float, flip: float | Tensor = 0.0) -> Tensor:
     """-(1 - ε)·logσ(βh) - ε·logσ(-βh), h = chosen - rejected.
@@ -55,6 +58,12 @@ def bradley_terry(
     matter: adding a constant to all scores of a prompt changes nothing.
     """
     return cross_entropy(chosen - rejected - margin, flip)
+
+
+def accuracy(better: Tensor, worse: Tensor, weight: Tensor, choice: Tensor) -> Mean:
+    """How often the better one scores higher; equal scores count ½, pairs left undecided (choice ½) not at all."""
+    right = (better > worse).float() + 0.5 * (better == worse).float()
+    return over_rows(right, weight.where(choice != 0.5, 0))
 
 
 def cross_entropy(logit: Tensor, flip: float | Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from preferent.config import UsageError
@@ -20,6 +22,7 @@ from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.scorer import HeadedTrunk, ScoringModel
 
 log = logging.getLogger(__name__)
+HUB = r"\w[\w.-]*/\w[\w.-]*|[\w-]+"  # what a name there looks like; one with a dot and no owner is taken for a file
 DType = Literal["auto", "float32", "bfloat16"]
 
 
@@ -39,16 +42,14 @@ def load_policy(
     of that rank, drawn with ``seed``; an adapter that the folder itself holds is merged first, so that a reference
     without the new one is the model as it was found.
     """
-    folder = found(name)
-    if is_scorer(folder, trust_remote_code=trust_remote_code):
-        raise UsageError(f"{name} is a reward model, which says no text: expected a language model.")
+    folder = found_policy(name, trust_remote_code=trust_remote_code)
     model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code)
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
         model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed)
     policy = LanguagePolicy(
         model,
-        load_tokenizer(folder, model.config.get_text_config().vocab_size),
+        load_tokenizer(folder, model.config.get_text_config().vocab_size, trust_remote_code=trust_remote_code),
         sharing=sharing,
         own_head=own_head,
         temperature=temperature,
@@ -79,7 +80,7 @@ def load_scorer(
         )
     if fresh:
         new_head(model.score, seed=seed)
-    tokenizer = load_tokenizer(folder, model.config.get_text_config().vocab_size)
+    tokenizer = load_tokenizer(folder, model.config.get_text_config().vocab_size, trust_remote_code=trust_remote_code)
     model.config.pad_token_id = padding(tokenizer, model.config.get_text_config().vocab_size)
     if model.config.pad_token_id in tokenizer.all_special_ids:  # else it would cut words in two
         tokenizer.pad_token_id = model.config.pad_token_id
@@ -101,9 +102,26 @@ def critic_from(source: ScoringModel | LanguagePolicy) -> ScoringModel:
     return ScoringModel(model.requires_grad_(True), source.tokenizer, sharing=source.sharing).eval()
 
 
-def actor_critic(policy: LanguagePolicy, scorer: ScoringModel | None = None) -> LanguageActorCritic:
-    """The policy with a critic that starts from the reward model, or, without one, from the policy itself."""
-    return LanguageActorCritic(policy, critic_from(scorer if scorer is not None else policy))
+def actor_critic(
+    policy: LanguagePolicy, scorer: ScoringModel | None = None, *, mean: float = 0.0, std: float = 1.0
+) -> LanguageActorCritic:
+    """The policy with a critic that starts from the reward model, or, without one, from the policy itself.
+
+    ``mean`` and ``std`` are the scale of the reward, (score - mean) / std: the critic predicts on it from the start,
+    but for the mean where the head has no bias to hold it.
+    """
+    critic = critic_from(scorer if scorer is not None else policy)
+    if scorer is not None:
+        rescale(critic.base.score, mean=mean, std=std)
+    return LanguageActorCritic(policy, critic)
+
+
+@torch.no_grad()
+def rescale(head: Any, *, mean: float, std: float) -> None:
+    """Make a linear head, with or without a bias, say (score - mean) / std or score / std."""
+    head.weight.div_(std)
+    if getattr(head, "bias", None) is not None:
+        head.bias.sub_(mean).div_(std)
 
 
 def save(model: LanguagePolicy | ScoringModel, folder: Path) -> None:
@@ -141,7 +159,7 @@ def found(name: str | Path) -> str:
     """Where a model is: a run folder means the ``model/`` in it; a name that is no folder is one of the Hub."""
     path = Path(name)
     if not path.is_dir():
-        if path.suffix or str(name).startswith((".", "/", "~", "runs/")):
+        if path.exists() or str(name).startswith("runs/") or not re.fullmatch(HUB, str(name)):
             raise UsageError(
                 f"{name}: there is no such folder. Expected a Hugging Face folder, a run folder or a Hub name."
             )
@@ -157,6 +175,36 @@ def found(name: str | Path) -> str:
     )
 
 
+def found_policy(name: str | Path, *, trust_remote_code: bool = False) -> str:
+    """Where a language model is. Raises UsageError where there is none or a reward model; nothing is loaded yet."""
+    folder = found(name)
+    if is_scorer(folder, trust_remote_code=trust_remote_code):
+        raise UsageError(f"{name} is a reward model, which says no text: expected a language model.")
+    return folder
+
+
+@contextmanager
+def reading(folder: str, otherwise: str) -> Iterator[None]:
+    """Around a library that reads a folder or asks the Hub: what it refuses is a UsageError, ``otherwise`` and why.
+
+    The Hub is asked again and again, with a warning each time, where a misspelt folder is taken for one of its names.
+    """
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
+    try:
+        yield
+    except SafetensorError as damaged:
+        raise UsageError(
+            f"The weights in {folder} are damaged: {damaged}. Copy them again from where they came, or make them anew."
+        ) from damaged
+    except (OSError, ValueError) as refused:
+        here = "" if Path(folder).is_dir() else f"\nThere is no folder {folder} here either."
+        raise UsageError(f"{otherwise}: {refused}{here}") from refused
+    finally:
+        retries.setLevel(level)
+
+
 def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> Any:
     """The model in fp32, without dropout; an adapter found in the folder is merged into its base."""
     import transformers
@@ -170,13 +218,10 @@ def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> 
     config = read_config(folder, trust_remote_code=trust_remote_code)
     # SDPA leaves soft-capping out without a word, so such models attend eagerly.
     attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
-    try:
-        with quietly():
-            model = getattr(transformers, auto).from_pretrained(
-                folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
-            )
-    except (OSError, ValueError) as refused:
-        raise UsageError(f"{folder} cannot be loaded as {auto}: {refused}") from refused
+    with reading(folder, f"{folder} cannot be loaded as {auto}"), quietly():
+        model = getattr(transformers, auto).from_pretrained(
+            folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
+        )
     return without_dropout(model).eval()
 
 
@@ -196,7 +241,8 @@ def heads_in(folder: str) -> int:
     """How many heads the reward model has whose adapter this is: they are saved with it."""
     from safetensors import safe_open
 
-    with safe_open(Path(folder) / "adapter_model.safetensors", framework="pt") as file:
+    weights = Path(folder) / "adapter_model.safetensors"
+    with reading(folder, f"{folder} has no adapter that can be loaded"), safe_open(weights, framework="pt") as file:
         name = next(name for name in file.keys() if name.endswith("score.weight"))  # noqa: SIM118  (not a mapping)
         return int(file.get_slice(name).get_shape()[0])
 
@@ -207,7 +253,7 @@ def merged(base: Any, folder: str) -> Any:
 
     config = PeftConfig.from_pretrained(folder)
     config.task_type = None  # it belongs to the trunk: a language model's goes into the reward model built on it, too
-    with without_peft_remarks():
+    with reading(folder, f"{folder} has no adapter that can be loaded"), without_peft_remarks():
         # PEFT freezes what it is put on.
         return PeftModel.from_pretrained(base, folder, config=config).merge_and_unload().requires_grad_(True)
 
@@ -256,14 +302,19 @@ def without_dropout(model: Any) -> Any:
     return model
 
 
-def load_tokenizer(folder: str | Path, vocabulary: int | None = None) -> Any:
+def load_tokenizer(folder: str | Path, vocabulary: int | None = None, *, trust_remote_code: bool = False) -> Any:
     """The folder's tokenizer; it must have an end token, among the model's ``vocabulary``, for replies have to end."""
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(found(folder))
-    except (OSError, ValueError) as refused:
-        raise UsageError(f"{folder} has no tokenizer that can be loaded: {refused}") from refused
+    place = found(folder)
+    with reading(place, f"{folder} has no tokenizer that can be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code)
+    # Where its files are missing, transformers makes one of the model's kind that knows no words.
+    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
+        raise UsageError(
+            f'The tokenizer of {folder} makes no tokens of "a b": its words are missing. '
+            "Put the tokenizer.json that belongs to the model beside its weights."
+        )
     # Without one of its own, a tokenizer may bring its family's, which the model has never seen.
     if tokenizer.eos_token_id is None or (vocabulary is not None and tokenizer.eos_token_id >= vocabulary):
         raise UsageError(
@@ -289,10 +340,8 @@ def padding(tokenizer: Any, vocabulary: int) -> int:
 def read_config(folder: str, *, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    try:
+    with reading(folder, f"{folder} is no model that can be loaded"):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as refused:
-        raise UsageError(f"{folder} is no model that can be loaded: {refused}") from refused
 
 
 def is_scorer(folder: str, *, trust_remote_code: bool = False) -> bool:
@@ -314,9 +363,20 @@ def new_head(linear: nn.Linear, *, seed: int) -> None:
 
 
 def chosen_device(device: str) -> torch.device:
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """What ``--device`` means. Raises UsageError for one that is not known, or not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    try:
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and f"cuda:{chosen.index or 0}" not in there:
+            raise RuntimeError("there is no such GPU")
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as refused:  # an assertion where PyTorch was built without this device
+        raise UsageError(
+            f"--device {device} cannot be used here: expected one of auto, {', '.join(['cpu', *there])}."
+        ) from refused
+    return chosen
 
 
 def fast_bf16(device: torch.device, dtype: DType) -> bool:

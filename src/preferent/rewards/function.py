@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import importlib.util
 import inspect
@@ -74,18 +75,47 @@ async def awaited(said: Any) -> Any:
 
 
 def load_function(spec: str) -> FunctionReward:
-    """From ``path/to/file.py:function``."""
-    path, _, name = spec.rpartition(":")
-    if not Path(path).is_file():
-        raise UsageError(f"{spec}: there is no file {path}. Expected file.py:function.")
+    """From ``path/to/file.py:function``. Raises UsageError where there is none, or the file is no Python."""
+    path = file_of(spec)
+    name = spec.removeprefix(f"{path}:")
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     if module_spec is None or module_spec.loader is None:
         raise UsageError(f"{spec}: {path} is no Python file. Expected file.py:function.")
     module = importlib.util.module_from_spec(module_spec)
     sys.modules.setdefault(module_spec.name, module)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise not_python(path, error) from error
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, f in vars(module).items() if inspect.isfunction(f) and not n.startswith("_")]
         raise UsageError(f"{path} has no function {name!r}; it has: {', '.join(names) or 'none'}.")
     return FunctionReward(function, spec)
+
+
+def file_of(spec: str) -> str:
+    """``path/to/file.py`` of ``path/to/file.py:function``. Raises UsageError where either is missing."""
+    path, _, name = spec.rpartition(":") if ".py:" in spec else (spec.removesuffix(":"), "", "")
+    if not Path(path).is_file():
+        raise UsageError(f"{spec}: there is no file {path}. Expected file.py:function.")
+    if not name:
+        names = functions_in(path)
+        example = names[0] if names else "function"
+        raise UsageError(f"{spec}: name a function: {path}:{example}; it has {', '.join(names) or 'none'}.")
+    return path
+
+
+def functions_in(path: str) -> list[str]:
+    """The functions that a file defines, without running it."""
+    try:
+        tree = ast.parse(Path(path).read_bytes(), filename=path)
+    except SyntaxError as error:
+        raise not_python(path, error) from error
+    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [name for name in defined if not name.startswith("_")]
+
+
+def not_python(path: str, error: SyntaxError) -> UsageError:
+    """A message with the place; the error may be in a file that this one imports."""
+    return UsageError(f"{error.filename or path}, line {error.lineno}: {error.msg}.")

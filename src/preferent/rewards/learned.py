@@ -17,7 +17,10 @@ from preferent.types import Episode, Prompt, Reply, Score
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What a member's scores are measured in: (score - mean) / std over replies that all members have seen."""
+    """What a member's scores are measured in: (score - mean) / std over replies that are the same for all members.
+
+    All of them learned from these where there are fewer members than folds of the prompts; else the first one did.
+    """
 
     mean: float = 0.0
     std: float = 1.0

@@ -61,7 +61,7 @@ def weighted(spec: str) -> tuple[str, float]:
 
 
 def is_function(name: str) -> bool:
-    return ".py:" in name
+    return ".py:" in name or name.endswith(".py")  # the second lacks its function, as will be said
 
 
 def members_in(name: str) -> list[str]:

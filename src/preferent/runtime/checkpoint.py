@@ -144,8 +144,10 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_bytes())
         version, step = int(manifest["format"]), int(manifest["step"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path / MANIFEST, f"expected a checkpoint's manifest ({error!r})") from error
+    except FileNotFoundError as error:
+        raise _damaged(path / MANIFEST, "expected a checkpoint's manifest, the file is missing") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path / MANIFEST, "expected a checkpoint's manifest, found something else") from error
     if version > FORMAT:
         raise UsageError(
             f"{path} was written by a newer preferent (checkpoint format {version}; this one reads up to {FORMAT}). "

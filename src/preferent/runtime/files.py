@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from preferent.config import UsageError
+
 PARTIAL, GONE = "partial", "gone"
 
 
@@ -105,6 +107,15 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
+
+
+@contextmanager
+def wanted(out: Path) -> Iterator[None]:
+    """Around the first use of what ``--out`` names: UsageError where the system does not let it be made or written."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror}): choose another --out.") from error
 
 
 def rename(source: Path, target: Path) -> None:

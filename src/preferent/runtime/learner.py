@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from preferent.config import UsageError
 from preferent.data.batches import moved
 from preferent.types import Batch, Loss, Mean, Metrics, Objective
 
+log = logging.getLogger(__name__)
 N = TypeVar("N", bound=nn.Module)
 B = TypeVar("B", bound=Batch)
 Out = TypeVar("Out")
@@ -68,7 +70,8 @@ class LocalLearner(Generic[N]):
         self.bad_batches = bad_batches  # where a batch that gave no number is written
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.version = 0
-        self.bad = 0
+        self.bad = 0  # updates that were skipped
+        self.last_bad = -1  # the last of them
 
     @property
     def model(self) -> N:
@@ -77,6 +80,11 @@ class LocalLearner(Generic[N]):
     @property
     def device(self) -> torch.device:
         return next(self._model.parameters()).device
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the last update was skipped: what the model would learn next, nobody knows."""
+        return self.bad > 0 and self.last_bad == self.version - 1
 
     def update(self, batch: B, objective: Objective[N, B]) -> Metrics:
         """One optimiser step. Counts are summed over all cuts before the first backward, so cuts cannot matter."""
@@ -115,19 +123,20 @@ class LocalLearner(Generic[N]):
 
     def refuse(self, batch: Batch, loss: float, norm: float) -> None:
         """Write the batch down, skip the step, and stop the run when it happens too often."""
-        self.bad += 1
+        self.bad, self.last_bad = self.bad + 1, self.version
         where = ""
         if self.bad_batches is not None:
             self.bad_batches.mkdir(parents=True, exist_ok=True)
             path = self.bad_batches / f"update-{self.version}.safetensors"
             dump(batch, path)
-            where = f" The batch is in {path}."
+            where = f" Its batch is in {path}."
         if self.bad >= PATIENCE:
             raise NotFinite(
                 f"update {self.version}: loss {loss}, gradient norm {norm}; expected finite numbers. "
                 f"{self.bad} batches gave none, so the run stops.{where} "
                 "A lower --lr, --dtype float32, or a look at the rewards usually helps."
             )
+        log.warning("Update %d skipped: loss %g, gradient norm %g.%s", self.version, loss, norm, where)
 
     def measure(self, batches: Iterable[B], objective: Objective[N, B]) -> Metrics:
         """The objective's terms and metrics over held-out batches, without gradients and without an update."""
@@ -167,7 +176,10 @@ class LocalLearner(Generic[N]):
         names = {id(p): name for name, p in self._model.named_parameters()}
         trained = {name: p.detach() for name, p in self._model.named_parameters() if p.requires_grad}
         moments = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
-        return {"model": trained, "optimizer": moments, "version": self.version, "bad": self.bad}
+        return {
+            "model": trained, "optimizer": moments, "version": self.version, "bad": self.bad,
+            "last_bad": self.last_bad,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         parameters = dict(self._model.named_parameters())
@@ -182,7 +194,7 @@ class LocalLearner(Generic[N]):
             own = parameters[name]
             place = {k: own.device if v.dim() or fused else v.device for k, v in moments.items()}
             self.optimizer.state[own] = {k: v.clone().to(place[k]) for k, v in moments.items()}
-        self.version, self.bad = int(state["version"]), int(state["bad"])
+        self.version, self.bad, self.last_bad = (int(state[name]) for name in ("version", "bad", "last_bad"))
 
 
 def local_learner(

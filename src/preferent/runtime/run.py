@@ -19,7 +19,6 @@ import json
 import logging
 import os
 import platform
-import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -33,9 +32,11 @@ from preferent.types import Stateful
 
 log = logging.getLogger(__name__)
 
+# Options that say how to begin this sitting, not what the run is: they are not saved.
+OF_THE_SITTING = frozenset({"resume", "config", "dry_run"})
 # Options that may differ on resume, because no step depends on them. Evaluation only watches; that a best checkpoint
 # is chosen among other steps when eval_every changes is what the user asked for.
-FREE = frozenset({"out", "resume", "config", "dry_run", "save_every", "eval_every"})
+FREE = OF_THE_SITTING | {"out", "save_every", "eval_every"}
 # Options that may grow, for a run that is to go on longer. A schedule that depends on them then changes from here on.
 GROWING = frozenset({"steps", "epochs"})
 
@@ -59,24 +60,31 @@ class Run:
         *,
         resume: bool | None = False,
         inputs: Iterable[str | Path] = (),
+        command: str = "",
         seed: int = 0,
         device: str = "cpu",
         allow: Collection[str] = (),
     ) -> None:
         self.folder = Path(folder)
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"{self.folder} is a file; expected a folder to write the run to: choose another --out.")
-        self._made = not self.folder.exists()
-        self._new = False
-        files.make_folder(self.folder)
-        self._lock = _locked(self.folder)
+        with files.wanted(self.folder):
+            if self.folder.exists() and not self.folder.is_dir():
+                raise UsageError(f"{folder} is a file; expected a folder to write the run to: choose another --out.")
+            self._made = not self.folder.exists()
+            files.make_folder(self.folder)
+            self._lock = _locked(self.folder)
+        self._new = self._written = False
         self._writers: list[Writer] = []
         try:
             begun = self._begun(resume)
             self._new = not begun
             files.discard_leftovers(self.folder)
-            self._agree_on_options(begun, options, allow)
-            self._agree_on_manifest(begun, {"seed": seed, "inputs": manifest.checksums(inputs)}, device)
+            self._options = {word: value for word, value in options.items() if word not in OF_THE_SITTING}
+            if begun:
+                _refuse_changes(read_yaml(self._config), self._options, FREE | set(allow))
+            facts = {"command": command, "seed": seed, "inputs": manifest.checksums(inputs)}
+            self._facts = self._agreed(begun, facts, device)
+            if not begun:
+                self._write_down()
         except BaseException:
             self._undo()
             self.close()
@@ -98,9 +106,11 @@ class Run:
     def restore(self, parts: Mapping[str, Stateful]) -> int:
         """Give every part its state of the last checkpoint; the step from which to go on, 0 from the beginning.
 
-        Samples of later steps are removed: the run will write them again.
+        Samples of later steps are removed: the run will write them again. Only now does a resumed run write down its
+        options and this sitting, so that one that cannot go on leaves the folder as it was.
         """
         start = checkpoint.restore(self.checkpoints, parts)
+        self._write_down()
         for path in (self.folder / "samples").glob("step-*.jsonl"):
             if int(path.stem.removeprefix("step-")) > start:
                 path.unlink()
@@ -169,31 +179,35 @@ class Run:
                 log.warning("There is nothing to resume in %s yet: beginning.", self.folder)
             return False
         if not resume:
-            go_on = "" if resume is None else "go on with the run in it (--resume), or "
+            a_run = resume is not None and self._config.exists()
+            go_on = "go on with the run in it (--resume), or " if a_run else ""
             raise UsageError(f"{self.folder} is not empty: {go_on}choose another --out.")
         if not self._config.exists():
             raise UsageError(f"{self.folder} holds no run (no config.yaml): choose another --out.")
         return True
 
-    def _agree_on_options(self, begun: bool, options: Mapping[str, Any], allow: Collection[str]) -> None:
-        with files.replaced(self._config) as partial:
-            write_yaml(partial, options)
-            if begun:
-                _refuse_changes(read_yaml(self._config), read_yaml(partial), FREE | set(allow))
-
-    def _agree_on_manifest(self, begun: bool, facts: Mapping[str, Any], device: str) -> None:
+    def _agreed(self, begun: bool, facts: Mapping[str, Any], device: str) -> dict[str, Any]:
+        """The manifest with this sitting. Raises UsageError where the inputs are not those that the run began with."""
         saved: dict[str, Any] = {"sittings": []}
         if begun and self._manifest.exists():
             saved = json.loads(self._manifest.read_text(encoding="utf-8"))
             manifest.refuse_other_inputs(saved["inputs"], facts["inputs"])
-        else:
-            facts = {**facts, **self._note_judgements(facts["inputs"])}
         now = manifest.sitting(device, checkpoint.latest(self.checkpoints) or 0)
         for line in manifest.differences(saved["sittings"][-1], now) if saved["sittings"] else ():
             log.warning("%s: from here on results may differ in their last bits from a run not interrupted.", line)
+        return {**saved, **facts, "sittings": [*saved["sittings"], now]}
+
+    def _write_down(self) -> None:
+        """Options and manifest, once this sitting is sure to go on; until then they are those of the last one."""
+        if self._written:
+            return
+        with files.replaced(self._config) as partial:
+            write_yaml(partial, self._options)
+        if not self._manifest.exists():
+            self._facts |= self._note_judgements(self._facts["inputs"])
         with files.replaced(self._manifest) as partial:
-            whole = {**saved, **facts, "sittings": [*saved["sittings"], now]}
-            partial.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
+            partial.write_text(json.dumps(self._facts, indent=2, ensure_ascii=False), encoding="utf-8")
+        self._written = True
 
     def _note_judgements(self, inputs: Iterable[str]) -> dict[str, int]:
         """Name the judgements in the data in a file of their own; how many they are, for the manifest."""
@@ -203,32 +217,6 @@ class Run:
         with files.replaced(self.folder / provenance.JUDGEMENTS) as partial:
             partial.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
         return {"judgements": len(ids)}
-
-
-def resolve_model(path_or_name: str | Path) -> str:
-    """What to load where a model is wanted: a Hugging Face folder, the ``model/`` of a run folder, or a Hub name.
-
-    An ensemble's folder holds ``member-0/`` and so on. Raises UsageError for a folder without a model.
-    """
-    path = Path(path_or_name).expanduser()
-    if path.is_dir():
-        for folder in (path, path / "model"):
-            if any((folder / name).exists() for name in ("config.json", "adapter_config.json", "member-0")):
-                return str(folder)
-        if (path / "config.yaml").exists():
-            raise UsageError(
-                f"The run in {path} has no model/ yet: it has not finished. Go on with it (--resume) first."
-            )
-        raise UsageError(
-            f"There is no model in {path}: expected config.json (a Hugging Face folder) or model/ (a run)."
-        )
-    if path.exists():
-        raise UsageError(
-            f"{path} is a file; expected a model's folder, a run's folder or a name on the Hugging Face Hub."
-        )
-    if not re.fullmatch(r"[\w.-]*\w[\w.-]*(/[\w.-]+)?", str(path_or_name)):
-        raise UsageError(f"There is no folder {path_or_name}, and it is not a name on the Hugging Face Hub either.")
-    return str(path_or_name)
 
 
 def _locked(folder: Path) -> IO[str]:

@@ -173,9 +173,10 @@ def told(found: Mapping[str, Any]) -> list[str]:
     cpu, speeds = found["cpu"], found["gflops"]["float32"]
     half, full = found["gflops"]["bfloat16"], speeds[str(cpu["cores"])]
     memory = f"{found['memory']['total']} GiB, {found['memory']['free']} free" if found["memory"] else "not known here"
+    threads = f"{cpu['threads']} thread{'s' * (cpu['threads'] != 1)}"
     lines = [
         f"Python       {found['python']} · {found['platform']}",
-        f"CPU          {cpu['name']} · {cpu['cores']} cores · PyTorch uses {cpu['threads']} threads",
+        f"CPU          {cpu['name']} · {cpu['cores']} cores · PyTorch uses {threads}",
         f"memory       {memory}",
         "speed        " + " · ".join(f"{speeds[n]} GFLOP/s fp32 on {n} core{'s' * (n != '1')}" for n in speeds),
         f"             {half} GFLOP/s bf16 on {cpu['cores']} cores, {_advice(half / full)}",

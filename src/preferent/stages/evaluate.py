@@ -63,7 +63,7 @@ def run(options: Options) -> None:
 
     refuse_nonsense(options)
     if options.out is not None:
-        speaking.refuse_overwriting(options.out, force=options.force)
+        speaking.make_room(options.out, force=options.force)
     findings = Findings()
     if options.models:
         compare(options, findings)
@@ -71,7 +71,6 @@ def run(options: Options) -> None:
         findings.reward = reward_tried(options)
     tables.show(findings.models, findings.reward, findings.missing)
     if options.out is not None:
-        files.make_folder(options.out.parent)
         with files.replaced(options.out) as partial:
             partial.write_text(json.dumps(asdict(findings), indent=2, ensure_ascii=False), encoding="utf-8")
 
@@ -104,6 +103,7 @@ class Answers:
 
 def compare(options: Options, findings: Findings) -> None:
     """A row for each model. One model beside the baseline is in memory at a time."""
+    from preferent.models.load import found_policy
     from preferent.rewards.load import same_text
     from preferent.stages import online
 
@@ -112,6 +112,8 @@ def compare(options: Options, findings: Findings) -> None:
             return None
         return online.reward_of(options.reward, tokenizer, device=options.use.device)[0]
 
+    for name in options.models:  # before anything is drawn
+        found_policy(name, trust_remote_code=options.use.trust_remote_code)
     first = speaker_of(options, options.models[0])
     prompts = prompts_of(options, first)
     reward = rewarded(first.policy.tokenizer)
@@ -272,4 +274,5 @@ def tokenizer_for(options: Options) -> Any:
     learned = [name for name, _ in map(weighted, options.reward.reward) if not is_function(name)]
     if not options.models and not learned:
         raise UsageError("Name a model: a reward that is a function is given tokens, and somebody has to make them.")
-    return load_tokenizer(options.models[0] if options.models else members_in(learned[0])[0])
+    name = options.models[0] if options.models else members_in(learned[0])[0]
+    return load_tokenizer(name, trust_remote_code=options.use.trust_remote_code)

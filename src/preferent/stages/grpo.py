@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -34,6 +34,7 @@ class Options:
         preferent grpo --model runs/sft --reward maths.py:right --data gsm8k.jsonl --objective dapo --out runs/dapo
     """
 
+    hidden: ClassVar[tuple[str, ...]] = ("learn",)  # concerns demonstrations
     model: ModelOptions
     data: DataOptions
     reward: RewardOptions
@@ -74,7 +75,8 @@ def run(options: Options, *, title: str = "") -> None:
         if options.run.dry_run:
             rewards, drawn = online.reward_models(reward), (options.groups.group, options.sampling.max_new_tokens)
             held, cut = {"policy": policy, "reference": reference, **rewards}, options.groups.mini_batch
-            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards)))
+            planned = plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards))
+            plan.show(replace(planned, settled={"kl": objective.kl}))
             return
         sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
         training.trained(

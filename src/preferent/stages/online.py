@@ -111,6 +111,7 @@ def measuring(
         sampler.policy,
         max_new_tokens=sampler.max_new_tokens,
         end_tokens=sorted(sampler.end_tokens),
+        support=sampler.support,
         stop=sampler.stop,
         seed=sampler.seed + EVALUATION,
     )

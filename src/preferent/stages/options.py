@@ -79,7 +79,7 @@ class OptimiserOptions:
 class RunOptions:
     """Run."""
 
-    out: Annotated[Path, "folder that the run writes: its config, metrics, samples, checkpoints and model"]
+    out: Annotated[Path, "folder that the run writes: its config, metrics, checkpoints and model"]
     resume: Annotated[bool, "go on from the last checkpoint in --out, bit for bit"] = False
     dry_run: Annotated[bool, "show the resolved plan and its memory estimate, and stop"] = False
     epochs: Annotated[float, "passes over the data", Gt(0)] = 1.0

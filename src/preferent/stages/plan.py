@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Plan:
     mini_batch: int | None = None  # prompts in an update; None: the step's
     drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them
     scored: bool = False  # by reward models
+    settled: Mapping[str, Any] = field(default_factory=dict)  # what words mean whose value is none
 
 
 def show(plan: Plan) -> None:
@@ -47,7 +48,7 @@ def show(plan: Plan) -> None:
 
 def lines_of(plan: Plan) -> Iterator[str]:
     yield "options (* as given, not the default)"
-    yield from resolved(plan.options)
+    yield from resolved(plan.options, plan.settled)
     yield ""
     yield from data(plan)
     yield ""
@@ -58,14 +59,15 @@ def lines_of(plan: Plan) -> Iterator[str]:
     yield from memory(estimate(plan), written=plan)
 
 
-def resolved(options: Any) -> Iterator[str]:
-    """Every word with its value, group by group."""
+def resolved(options: Any, settled: Mapping[str, Any]) -> Iterator[str]:
+    """Every word with its value, group by group; in place of none, what it comes to."""
     values = flatten(options)
     by_title: dict[str, list[str]] = {}
     for word in words(type(options)):
         said = values[word.name]
         given = word.required or said != plain(word.default)
-        by_title.setdefault(word.title or "Options", []).append(f"{word.name} {spelt(said)}{'*' * given}")
+        shown = settled.get(word.name) if said is None else said
+        by_title.setdefault(word.title or "Options", []).append(f"{word.name} {spelt(shown)}{'*' * given}")
     for title, each in by_title.items():
         text = f"  {title:<17} {' · '.join(each)}"
         yield from textwrap.wrap(text, WIDTH, break_on_hyphens=False, subsequent_indent=" " * 20)
@@ -106,7 +108,9 @@ def data(plan: Plan) -> Iterator[str]:
         yield f"  reply        tokens: {quantiles(replies)}"
     else:
         yield f"  reply        {plan.drawn[0]} to a prompt, at most {plan.drawn[1]} tokens each"
-    yield f"  steps        {steps:,} of {size} rows: {steps * size / len(own):.2f} epochs · {plan.updates:,} updates"
+    again = f" · a step takes a row {size / len(own):.1f} times" if size > len(own) else ""
+    passes = f"{steps * size / len(own):.2f} epochs"
+    yield f"  steps        {steps:,} of {size} rows: {passes} · {plan.updates:,} updates{again}"
 
 
 def group_of(row: Any, drawn: tuple[int, int] | None) -> Group:

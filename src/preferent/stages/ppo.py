@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
@@ -37,6 +37,7 @@ class Options:
         preferent ppo --model runs/sft --reward runs/rm=0.8 --reward short.py:brief=0.2 --data p.jsonl --out runs/ppo
     """
 
+    hidden: ClassVar[tuple[str, ...]] = ("learn",)  # concerns demonstrations
     model: ModelOptions
     data: DataOptions
     reward: RewardOptions
@@ -63,7 +64,8 @@ def run(options: Options, *, title: str = "PPO") -> None:
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
-        model = actor_critic(policy, learned.members[0] if learned else None)
+        start = {"scorer": learned.members[0], **asdict(learned.scales[0])} if learned else {}
+        model = actor_critic(policy, **start)
         updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
         learner = training.learner_of(model, options, updates=updates, critic_lr=options.price.critic_lr)
         if options.run.dry_run:

@@ -52,7 +52,7 @@ def run(options: Options) -> None:
 
     n = options.best_of or options.n
     refuse_nonsense(options, n)
-    speaking.refuse_overwriting(options.out, force=options.force)
+    speaking.make_room(options.out, force=options.force)
     speaker = speaking.speaker(
         options.model,
         options.sampling,
@@ -66,7 +66,6 @@ def run(options: Options) -> None:
     prompts = speaking.prompts_for(speaker.template, options.prompts, bad_rows=options.out.parent)
     groups = speaker.draw(prompts, n, title="Sample")
     marks = speaking.marked(reward, groups) if reward is not None else [None] * len(groups)
-    files.make_folder(options.out.parent)
     with files.replaced(options.out) as partial, partial.open("w", encoding="utf-8") as file:
         for drawn, mine in zip(groups, marks, strict=True):
             row = best(drawn, mine) if options.best_of and mine else listed(drawn, mine)

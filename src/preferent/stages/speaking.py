@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from math import isfinite
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from preferent.config import UsageError
@@ -36,13 +38,17 @@ class Speaker:
         from preferent.types import Algorithm
 
         groups: dict[int, list[Episode]] = {}
+        # A step is a batch: its prompts come together, when the last of their replies has ended.
+        batches = self.sampler.chunks(self.sampler.requests(prompts, n))
 
         def steps() -> Algorithm:
-            for place, episodes in self.sampler.drawn(prompts, n):
-                groups[place] = episodes
-                yield {"tokens": float(sum(len(episode.tokens) for episode in episodes))}
+            drawn = self.sampler.drawn(prompts, n)
+            for batch in batches:
+                mine = dict(islice(drawn, len(batch)))
+                groups.update(mine)
+                yield {"tokens": float(sum(len(episode.tokens) for group in mine.values() for episode in group))}
 
-        for _ in shown(steps(), title=title, total=len(prompts)):
+        for _ in shown(steps(), title=title, total=len(batches)):
             pass
         return [groups[i] for i in range(len(prompts))]
 
@@ -77,6 +83,7 @@ def speaker(
         system=system,
         max_length=room(policy, max_length, sampling.max_new_tokens),
         truncation="left" if cut else "drop",
+        remedy="A prompt has the room that --max-new-tokens leaves it: give fewer of them.",
     )
     sampler = LocalSampler(
         policy,
@@ -129,8 +136,18 @@ def marked(reward: Reward, groups: Sequence[Sequence[Episode]]) -> list[list[flo
     return [[next(rest) for _ in group] for group in groups]
 
 
-def refuse_overwriting(path: Path, *, force: bool) -> None:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; --out names the file to write.")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already: choose another --out, or say --force to write over it.")
+def make_room(path: Path, *, force: bool) -> None:
+    """Make the folder of the file that ``--out`` names, before the work, which would else be lost.
+
+    Raises UsageError where the file cannot be written, or stands there already.
+    """
+    from preferent.runtime import files
+
+    with files.wanted(path):
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; --out names the file to write.")
+        if path.exists() and not force:
+            raise UsageError(f"{path} exists already: choose another --out, or say --force to write over it.")
+        files.make_folder(path.parent)
+        with TemporaryFile(dir=path.parent):
+            pass

@@ -59,6 +59,7 @@ def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
             flatten(options),
             resume=options.run.resume and not dry,
             inputs=() if dry else inputs,
+            command=type(options).__module__.rpartition(".")[2],
             seed=options.run.seed,
             device=str(chosen_device(options.model.device)),
         ) as run,
@@ -127,8 +128,11 @@ def template_of(model: Backbone, tokenizer: Any, options: DataOptions, *, reply:
             f"--max-length {options.max_length} leaves no room for a prompt before --max-new-tokens {reply}: "
             "raise the one or lower the other."
         )
+    made = f" {options.max_length} less --max-new-tokens {reply}" if reply else ""
+    cut = "; --truncation left cuts prompts" if options.truncation != "left" else ""
     return Template(
         tokenizer,
+        remedy=f"{options.max_length - reply} is --max-length{made}{cut}.",
         system=options.system,
         learn=options.learn,
         max_length=options.max_length - reply,
@@ -200,11 +204,12 @@ def unweighted(name: str) -> str:
 
 def readable(rewards: Sequence[str]) -> list[str]:
     """The files and folders behind ``--reward``, without weights and function names."""
+    from preferent.rewards.function import file_of
     from preferent.rewards.load import is_function, members_in
 
     files: list[str] = []
     for name in map(unweighted, rewards):
-        files += [name.rpartition(":")[0]] if is_function(name) else members_in(name)
+        files += [file_of(name)] if is_function(name) else members_in(name)
     return files
 
 
@@ -247,6 +252,7 @@ def trained(
     ``save`` writes the model as it is when called: the last step's, or with ``--keep-best`` each best one's.
     """
     from preferent.runtime import files
+    from preferent.runtime.card import card
     from preferent.runtime.drive import Best, best_kept, checkpointed, evaluated, limited, logged, stopped_early
     from preferent.runtime.show import shown
 
@@ -261,6 +267,7 @@ def trained(
 
     steps = limited(steps, total, start=start)
     if measure is not None:
+        measure = aloud(measure, numbers)
         steps = evaluated(steps, options.eval_every or None, measure, start=start, last=total)
     if chosen:
         steps = best_kept(steps, chosen["best"], keep, start=start)
@@ -270,12 +277,46 @@ def trained(
     steps = checkpointed(steps, options.save_every, every, run.checkpoints, start=start)
     for _ in shown(steps, title=title, total=total, start=start, numbers=numbers):
         pass
+    own_up(parts, best=bool(chosen) and (best_folder.exists() or run.model_folder.exists()))
     if chosen and best_folder.exists():
         log.info("The model is that of step %d, best by %s.", chosen["best"].step, chosen["best"].metric)
         if run.model_folder.exists():  # of the run before it went on
             files.remove(run.model_folder)
+        files.write(best_folder / "README.md", card(run.folder).encode())
+        files.sync(best_folder / "README.md")
         files.rename(best_folder, run.model_folder)
     elif not chosen or not run.model_folder.exists():
         with files.whole(run.model_folder) as folder:
             save(folder)
+            files.write(folder / "README.md", card(run.folder).encode())
     log.info("The model is in %s.", run.model_folder)
+
+
+def aloud(measure: Callable[[int], Metrics], numbers: Sequence[str]) -> Callable[[int], Metrics]:
+    """The same measuring; those of its numbers that matter are said."""
+    from preferent.runtime.show import label, number
+
+    def measured(step: int) -> Metrics:
+        found = measure(step)
+        said = [f"{label(name)} {number(found[name])}" for name in numbers if name in found]
+        log.info("held out  step %d  %s", step, "  ".join(said))
+        return found
+
+    return measured
+
+
+def own_up(parts: Mapping[str, Stateful], *, best: bool) -> None:
+    """Say how many updates were skipped. Raises UsageError where the last one was, unless a best model is kept."""
+    from preferent.runtime.learner import LocalLearner, NotFinite
+
+    learners = [part for part in parts.values() if isinstance(part, LocalLearner)]
+    skipped, updates = sum(each.bad for each in learners), sum(each.version for each in learners)
+    if not skipped:
+        return
+    said = f"{skipped} of {updates} updates {'was' if skipped == 1 else 'were'} skipped: no finite loss or gradient."
+    if not best and any(each.stuck for each in learners):
+        raise NotFinite(
+            f"{said} The last one was among them, so no model is written. "
+            "A lower --lr, --dtype float32, or a look at the rewards usually helps; begin again with another --out."
+        )
+    log.warning("%s", said)

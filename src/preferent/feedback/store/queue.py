@@ -27,7 +27,7 @@ from preferent.feedback.store.store import (
     item_of,
     judgement_of,
 )
-from preferent.feedback.store.tables import campaigns, judgements, leases, tasks
+from preferent.feedback.store.tables import HELD, campaigns, judgements, leases, tasks
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = N
         held = connection.execute(
             select(leases.c.id, leases.c.shown, leases.c.until, tasks.c.item)
             .join(tasks, tasks.c.number == leases.c.task)
-            .where(leases.c.annotator == annotator, leases.c.state == "held", tasks.c.campaign == campaign)
+            .where(leases.c.annotator == annotator, HELD, tasks.c.campaign == campaign)
         ).first()
         if held:
             return Lease(held.id, item_of(connection, held.item), tuple(held.shown), held.until)
@@ -149,7 +149,7 @@ def release(engine: Engine, lease: str) -> None:
 
 def give_back(connection: Connection, which: Any) -> None:
     """End held leases and open their places again: tasks in order, so that no two writers wait for each other."""
-    held = select(leases.c.id, leases.c.task).where(leases.c.state == "held", which)
+    held = select(leases.c.id, leases.c.task).where(HELD, which)
     rows = connection.execute(held.order_by(leases.c.task).with_for_update(skip_locked=True)).all()
     if not rows:
         return

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, func, select
+from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -210,8 +210,8 @@ def judgement_of(row: Mapping[Any, Any]) -> Judgement:
 
 def current() -> Any:
     """The judgements that no other supersedes."""
-    corrected = select(judgements.c.supersedes).where(judgements.c.supersedes.is_not(None))
-    return judgements.c.id.not_in(corrected)
+    newer = judgements.alias()
+    return ~exists().where(newer.c.supersedes == judgements.c.id)
 
 
 def read_judgements(engine: Engine, *, campaign: str | None = None) -> Iterator[tuple[Item, list[Judgement]]]:
@@ -232,13 +232,14 @@ def read_judgements(engine: Engine, *, campaign: str | None = None) -> Iterator[
 
 
 def label_counts(engine: Engine, *, campaign: str | None = None) -> list[tuple[str, int, int]]:
-    """(item, label, how often) of all choices: what agreement is computed from."""
-    query = (
-        select(judgements.c.item, judgements.c.label, func.count())
-        .where(judgements.c.label.is_not(None), current())
-        .group_by(judgements.c.item, judgements.c.label)
-    )
+    """(item, label, how often) of all choices that stand: what agreement is computed from."""
+    given = (judgements.c.item, judgements.c.label)
+    query = select(*given, func.count()).where(judgements.c.label.is_not(None)).group_by(*given)
     if campaign is not None:
         query = query.where(judgements.c.campaign == campaign)
+    newer = judgements.alias()
+    corrected = query.join(newer, newer.c.supersedes == judgements.c.id)
     with reading(engine) as connection:
-        return [(item, given, count) for item, given, count in connection.execute(query)]
+        gone = {(item, label): count for item, label, count in connection.execute(corrected)}
+        counts = ((item, label, n - gone.get((item, label), 0)) for item, label, n in connection.execute(query))
+        return [row for row in counts if row[2]]

@@ -103,7 +103,7 @@ leases = Table(
     Column("until", Float, nullable=False),
     UniqueConstraint("task", "annotator"),
 )
-HELD = text("state = 'held'")
+HELD = text("state = 'held'")  # for queries too, word for word: with a parameter SQLite would not use these indexes
 Index("held_by_time", leases.c.until, sqlite_where=HELD, postgresql_where=HELD)
 Index("held_by_annotator", leases.c.annotator, sqlite_where=HELD, postgresql_where=HELD)
 
@@ -126,6 +126,7 @@ judgements = Table(
     Column("at", String(32), nullable=False),
     Index("judgements_by_item", "item", "annotator"),
     Index("judgements_by_annotator", "annotator"),
+    Index("judgements_by_label", "campaign", "item", "label"),  # holds all that agreement is counted from
 )
 
 # What happened, in the order in which it was written; sealed in batches, each seal a link of a chain of checksums.

@@ -15,8 +15,7 @@ from typing import Annotated, Any
 from annotated_types import Ge
 from rich.console import Console
 
-from preferent.config import UsageError
-from preferent.worlds.support_desk.pipeline import Demo, write
+from preferent.worlds.support_desk.pipeline import Demo, begin, write
 from preferent.worlds.support_desk.table import evaluate, show
 from preferent.worlds.support_desk.world import INTRODUCTION
 
@@ -45,9 +44,7 @@ class Options:
 def run(options: Options) -> None:
     """The six parts, each with a line; then the table, and replies before and after."""
     began = time.monotonic()
-    if options.out.exists() and any(options.out.iterdir()) and not options.resume:
-        raise UsageError(f"{options.out} is not empty: go on with the demo in it (--resume), or choose another --out.")
-    options.out.mkdir(parents=True, exist_ok=True)
+    begin(options.out, options.seed, resume=options.resume)
     logging.getLogger("preferent").setLevel(logging.WARNING)
     demo = Demo(options.out, options.seed)
     methods = ["ppo", "grpo", "dpo"] if options.all else ["ppo"]
@@ -78,6 +75,7 @@ def run(options: Options) -> None:
     write(demo.path("results.json"), [results])
     show(console, demo, results, methods)
     say(f"\n everything is in {options.out}; the table in numbers: {demo.path('results.json')}   {clock(began)}")
+    say(f" the whole story as a page: preferent report {options.out}")
 
 
 def accuracy(demo: Demo) -> float:

@@ -11,7 +11,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from preferent.config import build, words
+from preferent import __version__
+from preferent.config import UsageError, build, words
 from preferent.feedback.agreement import agreement
 from preferent.feedback.asking import ask_crowd
 from preferent.feedback.crowd import Crowd, chance, merged, noise_ceiling
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from preferent.types import Episode, Preference, Prompt
 
 MAX_NEW_TOKENS = 48
+MARKER = "demo.json"  # says that a folder is a demo's, of which seed, and by which version
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,38 @@ class Demo:
         prompts: list[Prompt] = [template.prompt([{"role": "user", "content": q}], {}) for q in questions]
         sampler = LocalSampler(policy, max_new_tokens=MAX_NEW_TOKENS, end_tokens=template.end_tokens, seed=seed)
         return sampler.sample(prompts, n)
+
+
+def begin(out: Path, seed: int, *, resume: bool) -> None:
+    """Make the folder, and write down whose it is: a demo goes on with its own folder alone, and with its own seed.
+
+    A folder in which nothing lies yet but hidden files is begun, resumed or not.
+    """
+    from preferent.runtime import files
+
+    with files.wanted(out):
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"{out} is a file; expected a folder to write the demo to: choose another --out.")
+        files.make_folder(out)
+        if not any(not path.name.startswith(".") for path in out.iterdir()):
+            files.discard_leftovers(out)
+            write(out / MARKER, [{"seed": seed, "version": __version__}])
+            return
+    begun = seed_in(out)
+    if begun is None:
+        raise UsageError(f"{out} is not empty and holds no demo: choose another --out.")
+    if not resume:
+        raise UsageError(f"{out} is not empty: go on with the demo in it (--resume), or choose another --out.")
+    if begun != seed:
+        raise UsageError(f"{out} holds the demo of seed {begun}, not of seed {seed}: choose another --out.")
+
+
+def seed_in(out: Path) -> int | None:
+    """The seed of the demo in a folder; None where there is no demo in it."""
+    try:
+        return int(json.loads((out / MARKER).read_text(encoding="utf-8"))["seed"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def new_base(texts: Sequence[str], folder: Path, *, seed: int) -> None:

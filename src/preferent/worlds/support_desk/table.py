@@ -46,7 +46,8 @@ def evaluate(demo: Demo, methods: Sequence[str]) -> dict[str, Any]:
     replies = {
         name: [e.text for e in first(demo.sample(name, examples, n=1, seed=demo.seed))] for name in ("sft", *methods)
     }
-    return {"policies": policies, "examples": examples, "replies": replies}
+    printable = {name: [printed(reply) for reply in said] for name, said in replies.items()}
+    return {"n": len(questions), "policies": policies, "examples": list(map(printed, examples)), "replies": printable}
 
 
 def first(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
@@ -86,11 +87,11 @@ def show(console: Console, demo: Demo, results: Mapping[str, Any], methods: Sequ
     console.print()
     console.print(table)
     for i, question in enumerate(results["examples"]):
-        console.print(f"\n customer: {printed(question)}", style="bold", soft_wrap=True)
-        console.print(f" before:   {printed(results['replies']['sft'][i])}", soft_wrap=True)
+        console.print(f"\n customer: {question}", style="bold", soft_wrap=True)
+        console.print(f" before:   {results['replies']['sft'][i]}", soft_wrap=True)
         for name in methods:
             after = "after:   " if len(methods) == 1 else f"{name.upper():<9}"
-            console.print(f" {after} {printed(results['replies'][name][i])}", soft_wrap=True)
+            console.print(f" {after} {results['replies'][name][i]}", soft_wrap=True)
 
 
 def interval(wins: Sequence[float]) -> str:
