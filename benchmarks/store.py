@@ -11,11 +11,9 @@ is started for it (where initdb is found).
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +21,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sqlalchemy import create_engine, insert, text
+from sqlalchemy import insert, text
 
 from preferent.feedback.agreement import krippendorff_counts
 from preferent.feedback.asking import item_of, person_of, says
@@ -40,6 +38,7 @@ from preferent.feedback.store.store import (
     read_judgements,
 )
 from preferent.feedback.store.tables import leases
+from preferent.testing.postgresql import postgresql_programs, postgresql_server
 from preferent.types import Comparison
 
 RESULTS = Path(__file__).parent / "results" / "store.json"
@@ -182,39 +181,7 @@ def million(where, n):
     }
 
 
-# --- where -------------------------------------------------------------------------------------------
-def with_postgresql(folder, work):
-    """Run ``work`` with a function that makes an empty database and gives its URL; None where there is none."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    found = shutil.which("initdb") or (debian[-1] if debian else None)
-    if not found:
-        return None
-    programs, user = Path(found).parent, "postgres" if os.getuid() == 0 else None
-    folder.mkdir()
-    if user:
-        shutil.chown(folder, user)
-
-    def call(program, *words):
-        subprocess.run([programs / program, *words], user=user, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-
-    call("initdb", "--pgdata", folder / "data", "--username", "preferent", "--auth", "trust", "--encoding", "UTF8")
-    settings = f"-c listen_addresses='' -c unix_socket_directories='{folder}'"
-    call("pg_ctl", "--pgdata", folder / "data", "--wait", "--log", folder / "log", "--options", settings, "start")
-
-    def made(name):
-        server = f"postgresql+psycopg:///{{}}?host={folder}&user=preferent"
-        admin = create_engine(server.format("postgres"), isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.dispose()
-        return server.format(name)
-
-    try:
-        return work(made)
-    finally:
-        call("pg_ctl", "--pgdata", folder / "data", "--wait", "--mode", "immediate", "stop")
-
-
+# --- both databases ----------------------------------------------------------------------------------
 def both(make, comparisons, judgements):
     return {"campaign": campaign(make("small"), comparisons), "million": million(make("large"), judgements)}
 
@@ -236,10 +203,12 @@ def main():
     small = parser.parse_args().small
     sizes = (20, 9_999) if small else (2_000, 999_999)
     folder = Path(tempfile.mkdtemp(prefix="preferent-store-"))
-    folder.chmod(0o755)
     try:
         report = {"sqlite": both(lambda name: str(folder / f"{name}.db"), *sizes)}
-        report["postgresql"] = with_postgresql(folder / "server", lambda make: both(make, *sizes))
+        report["postgresql"] = None
+        if programs := postgresql_programs():
+            with postgresql_server(programs) as make:
+                report["postgresql"] = both(make, *sizes)
     finally:
         shutil.rmtree(folder)
     failed = 0

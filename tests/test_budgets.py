@@ -228,3 +228,9 @@ def test_layers_stand_once_and_in_order():
     here = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert here - {"__init__", "__main__"} <= set(listed)
     assert all(a != b for a, b in pairwise(sorted(listed)))
+
+
+def test_no_two_files_of_the_tests_have_one_name():
+    """Pytest imports them by their bare names: of two, one would hide the other from whoever asks for it."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -2,7 +2,6 @@
 
 import pytest
 
-from conftest import PLAIN, SHARING, Spaced, tiny
 from preferent.models.load import actor_critic, critic_from, load_policy, load_scorer
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
@@ -11,6 +10,7 @@ from preferent.sampling.local import LocalSampler
 from preferent.sampling.support import Support
 from preferent.testing import check_actor_critic, check_critic, check_policy, check_sampler, check_scorer
 from preferent.types import Prompt
+from tiny_models import PLAIN, SHARING, Spaced, tiny
 from toys import replies_of, saved_policy
 
 X = replies_of([(4, (3, 8, 1)), (7, (6,)), (1, (9, 2)), (3, (5,))], high=60)

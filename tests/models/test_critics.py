@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from conftest import SHARING, tiny
 from preferent.algorithms.sft import Likelihood
 from preferent.data import batches
 from preferent.models.load import actor_critic, critic_from, load_policy, load_scorer
@@ -12,6 +11,7 @@ from preferent.models.scorer import ScoringModel
 from preferent.rewards.learned import LearnedReward, Scale
 from preferent.runtime.learner import local_learner
 from preferent.types import Episode, Prompt
+from tiny_models import SHARING, tiny
 from toys import replies_of, saved_policy
 
 X = replies_of([(4, (3, 5)), (3, (6, 2)), (5, (4,))], high=60)

@@ -9,7 +9,6 @@ import warnings
 import pytest
 import torch
 
-from conftest import tiny
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
 from preferent.data.batches import pairs, replies
@@ -18,6 +17,7 @@ from preferent.models.load import chosen_device, found, is_scorer, load_policy, 
 from preferent.models.policy import LanguagePolicy
 from preferent.runtime.learner import local_learner
 from preferent.types import Prompt, Reply
+from tiny_models import tiny
 from toys import TEXTS, replies_of, saved_policy, tokenizer
 
 X = replies_of([(4, (3, 5)), (3, (6, 2)), (5, (4,))], high=60)

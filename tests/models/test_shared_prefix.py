@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import PLAIN, SHARING, VOCABULARY, tiny
 from preferent.data.batches import replies
 from preferent.models.forward import Backbone
 from preferent.models.plan import NOWHERE, first_fit, shared, unshared
@@ -15,6 +14,7 @@ from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.scorer import ScoringModel
 from preferent.types import Prompt, Reply
+from tiny_models import PLAIN, SHARING, VOCABULARY, tiny
 
 
 def drawn(key, length):

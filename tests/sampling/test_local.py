@@ -5,7 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import PLAIN, SHARING, Spaced, tiny
 from preferent.data.batches import episodes, logprobs
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
@@ -13,6 +12,7 @@ from preferent.sampling.local import LocalSampler
 from preferent.sampling.noise import exponentials, row_keys
 from preferent.sampling.support import Support
 from preferent.types import Prompt
+from tiny_models import PLAIN, SHARING, Spaced, tiny
 
 PROMPTS = [Prompt((7, 8, 9, 10, 11, 12, 13)), Prompt((5, 6)), Prompt((20, 21, 22, 23)), Prompt((5, 9))]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from tiny_runs import PREFS, SMALL, base, kept, quietly, run, written
 
-from conftest import PLAIN, SHARING, tiny
 from preferent.models.forward import Backbone
 from preferent.models.load import load_policy
 from preferent.models.probe import can_share
 from preferent.stages.memory import Work, cut, estimated, kept_by, kept_bytes, laid_out, row_of, updates_of, weighed
+from tiny_models import PLAIN, SHARING, tiny
 
 FREE = ["--max-length", "96", "--batch", "6"]
 GROUPS = [(10, (5, 5)), (20, (10, 10)), (10, (5,)), (30, (40,))]  # of 20, 40, 15 and 70 tokens

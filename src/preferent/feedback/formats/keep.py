@@ -14,9 +14,8 @@ from preferent.feedback.formats.cells import Found
 from preferent.feedback.formats.exact import PERSON
 from preferent.feedback.records import Judgement, batched, digest, now, plain
 from preferent.feedback.store.engine import writing
-from preferent.feedback.store.log import happened
-from preferent.feedback.store.store import BATCH, insert_items, insert_judgements, insert_new, judgement_of
-from preferent.feedback.store.tables import annotators, identities, judgements
+from preferent.feedback.store.store import BATCH, insert_annotator, insert_items, insert_judgements, judgement_of
+from preferent.feedback.store.tables import identities, judgements
 
 UNNAMED = "unnamed"  # who judged where a file does not say
 
@@ -69,7 +68,9 @@ def settle(connection: Connection, found: Found, people: People) -> list[Judgeme
         who = each.annotator or UNNAMED
         key = who if found.named else f"\0{who}"
         if key not in people.pseudonyms:
-            people.pseudonyms[key] = named(connection, who) if found.named else known_as(connection, who, found.kinds)
+            kind = found.kinds.get(who, PERSON)
+            pseudonym = named(connection, who) if found.named else insert_annotator(connection, who, kind)
+            people.pseudonyms[key] = pseudonym
         mine = replace(each, annotator=people.pseudonyms[key])
         id = mine.id or content_id(mine, None if each.annotator else people.unnamed)
         settled.append(replace(mine, id=id, at=mine.at or people.at))
@@ -94,16 +95,7 @@ def named(connection: Connection, name: str) -> str:
     known = connection.execute(select(identities.c.annotator).where(identities.c.name == name).limit(1)).scalar()
     if known is not None:
         return str(known)
-    id = known_as(connection, uuid4().hex, {})
-    insert_new(connection, identities, [{"annotator": id, "name": name, "contact": ""}])
-    return id
-
-
-def known_as(connection: Connection, id: str, kinds: Mapping[str, str]) -> str:
-    kind = kinds.get(id, PERSON)
-    if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
-        happened(connection, "annotator", [(id, digest([id, kind]))])
-    return id
+    return insert_annotator(connection, uuid4().hex, PERSON, name)
 
 
 def unknown(connection: Connection, settled: Mapping[str, tuple[Judgement, str]]) -> list[Judgement]:

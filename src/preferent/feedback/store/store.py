@@ -69,10 +69,16 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
 def add_annotator(engine: Engine, id: str, *, kind: str = "person", name: str = "", contact: str = "") -> None:
     """Somebody who judges. ``id`` says nothing of who it is; the name is kept apart, and can be erased."""
     with writing(engine) as connection:
-        if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
-            happened(connection, "annotator", [(id, digest([id, kind]))])
-        if name:
-            insert_new(connection, identities, [{"annotator": id, "name": name, "contact": contact}])
+        insert_annotator(connection, id, kind, name, contact)
+
+
+def insert_annotator(connection: Connection, id: str, kind: str, name: str = "", contact: str = "") -> str:
+    """The id, of an annotator who is new or known."""
+    if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
+        happened(connection, "annotator", [(id, digest([id, kind]))])
+    if name:
+        insert_new(connection, identities, [{"annotator": id, "name": name, "contact": contact}])
+    return id
 
 
 def erase(engine: Engine, annotator: str) -> None:
