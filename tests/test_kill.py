@@ -29,6 +29,14 @@ COMMANDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """A shell starts what is to run in its background deaf to SIGINT, and all its children would be."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny model, a reward model on it, a function of the user's, and data."""
