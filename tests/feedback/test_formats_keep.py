@@ -103,18 +103,21 @@ def test_a_campaign_that_is_named_is_that_of_all(engine):
     assert [each.campaign for each in told(engine)] == ["spring"]
 
 
-def test_a_correction_corrects_where_its_judgement_is_and_is_one_of_its_own_elsewhere(tmp_path):
+def test_a_correction_corrects_wherever_its_judgement_is_or_comes_to(tmp_path):
     one, two, three = (open_engine(tmp_path / f"{name}.db") for name in "abc")
     keep(one, found(ROW))
     keep(two, found(*exported(one)))
     ((of, (first,)),) = read_judgements(one)
     better = Judgement(of.id, first.annotator, Choice((0.5, 0.5)), supersedes=first.id)
     add_judgements(one, [better])
-    for store, supersedes in ((two, first.id), (three, None)):
+    before = exported(two)
+    for store in (two, three):
         kept = keep(store, found(*exported(one)))
         assert kept.new == 1
-        assert [(each.id, each.supersedes) for each in told(store)] == [(better.id, supersedes)]
+        assert [(each.id, each.supersedes) for each in told(store)] == [(better.id, first.id)]
         assert keep(store, found(*exported(one))).new == 0
+    assert keep(three, found(*before)).new == 1
+    assert [each.id for each in told(three)] == [better.id]
     other = Judgement(of.id, first.annotator, Choice((1.0, 0.0)), supersedes=first.id)
     (row,) = FORMATS["trl"].write(item(of.context, of.options)[0], [other], {})
     with pytest.raises(UsageError, match="corrects already"):

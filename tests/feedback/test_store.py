@@ -25,7 +25,6 @@ from preferent.feedback.store.store import (
     add_items,
     add_judgements,
     erase,
-    label_counts,
     read_judgements,
 )
 from preferent.feedback.store.tables import METADATA
@@ -101,10 +100,14 @@ def test_a_correction_supersedes_and_nothing_is_overwritten(engine):
     add_judgements(engine, [second])
     [[_, [now]]] = read_judgements(engine)
     assert now == second
-    assert label_counts(engine) == [(first.item, -1, 1)]
     assert verify(engine).judgements == 2
-    with pytest.raises(UsageError, match="superseded already"):
-        add_judgements(engine, [Judgement(first.item, "p1", Choice((0.0, 1.0)), supersedes=first.id)])
+    for supersedes, of, why in (
+        (first.id, first.item, "superseded already"),
+        (second.id, ITEMS[1].id, f"no judgement {second.id} of item {ITEMS[1].id}"),
+        ("nowhere", first.item, "no judgement nowhere"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            add_judgements(engine, [Judgement(of, "p1", Choice((0.0, 1.0)), supersedes=supersedes)])
 
 
 def test_judgements_are_kept_all_or_none(engine):

@@ -1,10 +1,11 @@
 """One label for each item out of many people's: majority, Dawid–Skene, and MACE, which models spammers.
 
-All take (item, annotator, label) triples and give a ``Consensus``: how likely each label is the true one, and how
-reliable each annotator is. Dawid–Skene (1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM
-Algorithm") gives each annotator a confusion matrix; it needs some dozens of labels from each. MACE (Hovy et al. 2013,
-"Learning Whom to Trust with MACE") gives each one number, how often they look at all, and how they label when they
-don't. Both start from the shares of votes, so they know which label is which, and the result is always the same.
+All take (item, annotator, label) triples, or the ``Votes`` made of them, and give a ``Consensus``: how likely each
+label is the true one, and how reliable each annotator is. Dawid–Skene (1979, "Maximum Likelihood Estimation of Observer
+Error-Rates Using the EM Algorithm") gives each annotator a confusion matrix; it needs some dozens of labels from each.
+MACE (Hovy et al. 2013, "Learning Whom to Trust with MACE") gives each one number, how often they look at all, and how
+they label when they don't. Both start from the shares of votes, so they know which label is which, and the result is
+always the same.
 """
 
 from __future__ import annotations
@@ -80,8 +81,11 @@ class Votes:
         return np.stack(columns, 1)
 
 
+Triples = Iterable[tuple[Hashable, Hashable, Hashable]] | Votes  # (item, annotator, label)
+
+
 # --- methods -----------------------------------------------------------------------------------------
-def majority(triples: Iterable[tuple[Hashable, Hashable, Hashable]]) -> Consensus:
+def majority(triples: Triples) -> Consensus:
     """Shares of votes. An annotator is as reliable as they side with the majority of the others; ties count in part."""
     votes = numbered(triples)
     if not votes.items:
@@ -105,7 +109,7 @@ def majority(triples: Iterable[tuple[Hashable, Hashable, Hashable]]) -> Consensu
 
 
 def dawid_skene(
-    triples: Iterable[tuple[Hashable, Hashable, Hashable]],
+    triples: Triples,
     *,
     smoothing: float = 1.0,
     tolerance: float = 1e-4,
@@ -131,7 +135,7 @@ def dawid_skene(
 
 
 def mace(
-    triples: Iterable[tuple[Hashable, Hashable, Hashable]],
+    triples: Triples,
     *,
     smoothing: float | None = None,
     uniform: bool = False,
@@ -242,8 +246,10 @@ def voted(votes: Votes) -> Floats:
     return shared_out(np.add.reduceat(np.eye(len(votes.labels))[votes.given], votes.start))
 
 
-def numbered(triples: Iterable[tuple[Hashable, Hashable, Hashable]]) -> Votes:
+def numbered(triples: Triples) -> Votes:
     """The votes, everything in the order in which it first came."""
+    if isinstance(triples, Votes):
+        return triples
     items: dict[Hashable, list[int]] = {}
     annotators: dict[Hashable, int] = {}
     labels: dict[Hashable, int] = {}

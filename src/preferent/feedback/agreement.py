@@ -66,6 +66,9 @@ class Table(NamedTuple):
     times: Counts  # [p] units with this pattern
 
 
+Counted = Iterable[tuple[Hashable, Hashable, int]] | Table  # (unit, label, how often) in any order, or the table of it
+
+
 # --- Krippendorff's α ------------------------------------------------------------------------------
 def agreement(
     preferences: Iterable[Preference[X, Y]], *, resamples: int = 1000, seed: int = 0, text: Text | None = None
@@ -97,13 +100,13 @@ def krippendorff(
 
 
 def krippendorff_counts(
-    rows: Iterable[tuple[Hashable, Hashable, int]],
+    rows: Counted,
     *,
     levels: Sequence[Hashable] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Agreement:
-    """As ``krippendorff``, of (unit, label, how often), in any order: what a store can count without its answers."""
+    """As ``krippendorff``, of (unit, label, how often), in any order, or of a table with its labels in order."""
     counts, times = table = tabulated(rows, levels)
     n, labels = int(times.sum()), int(times @ counts.sum(1))
     if not n:
@@ -183,8 +186,8 @@ def shared(
     return [(given, said[other][item]) for item, given in said[one].items() if item in said[other]]
 
 
-def fleiss(rows: Iterable[tuple[Hashable, Hashable, int]], *, resamples: int = 1000, seed: int = 0) -> Kappa:
-    """κ of any number of people, from (unit, label, how often) in any order (Fleiss 1971).
+def fleiss(rows: Counted, *, resamples: int = 1000, seed: int = 0) -> Kappa:
+    """κ of any number of people, from (unit, label, how often) in any order, or a table (Fleiss 1971).
 
     Where units have different numbers of labels, each unit weighs the same, in the agreement within it and in the
     shares of labels that chance deals from (Gwet 2014, "Handbook of Inter-Rater Reliability", missing ratings).
@@ -248,11 +251,13 @@ def labels_of(judgement: Judgement) -> Iterator[tuple[str, Hashable, Hashable]]:
 
 
 # --- patterns and resamples --------------------------------------------------------------------------
-def tabulated(rows: Iterable[tuple[Hashable, Hashable, int]], levels: Sequence[Hashable] | None = None) -> Table:
+def tabulated(rows: Counted, levels: Sequence[Hashable] | None = None) -> Table:
     """The table of (unit, label, how often), columns in the order of ``levels``, or as labels first come.
 
     Raises UsageError for a label that is not among the levels.
     """
+    if isinstance(rows, Table):
+        return rows
     row: dict[Hashable, int] = {}
     column = places(levels)
     cells: tuple[list[int], list[int], list[int]] = ([], [], [])

@@ -99,13 +99,12 @@ def named(connection: Connection, name: str) -> str:
 
 
 def unknown(connection: Connection, settled: Mapping[str, tuple[Judgement, str]]) -> list[Judgement]:
-    """Those that the store does not have, correcting only what it has."""
-    corrected = [each.supersedes for each, _ in settled.values() if each.supersedes]
+    """Those that the store does not have. What one corrects may come later, or from another file."""
     there: dict[str, Judgement] = {}
-    for ids in batched([*settled, *corrected], BATCH):
+    for ids in batched(settled, BATCH):
         rows = connection.execute(select(judgements).where(judgements.c.id.in_(ids))).mappings()
         there |= {row["id"]: judgement_of(row) for row in rows}
-    corrections = by_corrected(connection, corrected)
+    corrections = by_corrected(connection, [each.supersedes for each, _ in settled.values() if each.supersedes])
     fresh: list[Judgement] = []
     for id, (each, where) in settled.items():
         if id in there and same(there[id], each, where):
@@ -113,8 +112,7 @@ def unknown(connection: Connection, settled: Mapping[str, tuple[Judgement, str]]
         earlier = corrections.setdefault(each.supersedes, id) if each.supersedes else id
         if earlier != id:
             raise UsageError(f"{where}: judgement {id} corrects {each.supersedes}, which {earlier} corrects already.")
-        is_there = each.supersedes in there or each.supersedes in {one.id for one in fresh}
-        fresh.append(each if is_there else replace(each, supersedes=None))
+        fresh.append(each)
     return fresh
 
 

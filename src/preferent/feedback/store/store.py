@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
+from sqlalchemy import Connection, Engine, Table, delete, exists, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -73,7 +73,9 @@ def add_annotator(engine: Engine, id: str, *, kind: str = "person", name: str = 
 
 
 def insert_annotator(connection: Connection, id: str, kind: str, name: str = "", contact: str = "") -> str:
-    """The id, of an annotator who is new or known."""
+    """The id, of an annotator who is new or known. Raises UsageError for one that cannot be shown on a line."""
+    if not id.isprintable():
+        raise UsageError(f"Expected an annotator's id that can be printed; got {id!r}.")
     if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
         happened(connection, "annotator", [(id, digest([id, kind]))])
     if name:
@@ -115,9 +117,18 @@ def add_judgements(engine: Engine, new: Iterable[Judgement]) -> None:
     with writing(engine) as connection:
         for some in batched(new, BATCH):
             found = items_of(connection, {each.item for each in some})
+            of = items_judged(connection, [each.supersedes for each in some if each.supersedes])
             for each in some:
                 checked(found[each.item], each.answer)
+                if each.supersedes and of.get(each.supersedes) != each.item:
+                    raise UsageError(f"There is no judgement {each.supersedes} of item {each.item} to supersede.")
             insert_judgements(connection, some)
+
+
+def items_judged(connection: Connection, ids: Collection[str]) -> dict[str, str]:
+    """Which item each of these judgements is of."""
+    query = select(judgements.c.id, judgements.c.item).where(judgements.c.id.in_(ids))
+    return {row.id: row.item for row in connection.execute(query)} if ids else {}
 
 
 def insert_judgements(connection: Connection, new: Sequence[Judgement]) -> None:
@@ -135,7 +146,7 @@ def explained(error: IntegrityError) -> str:
         return "what it supersedes is superseded already; correct the newest one"
     if "unique" in said.lower():
         return "its id is taken"
-    return "its annotator, or the judgement that it supersedes, is not in the store"
+    return "its annotator is not in the store"
 
 
 def row_of(each: Judgement) -> dict[str, Any]:
@@ -149,6 +160,7 @@ def row_of(each: Judgement) -> dict[str, Any]:
         "label": label(each.answer) if isinstance(each.answer, Choice) else None,
         "answer": plain(each.answer),
         "shown": list(each.shown),
+        "first": each.shown[0] if len(each.shown) == 2 else None,
         "seconds": each.seconds,
         "guideline": each.guideline,
         "supersedes": each.supersedes,
@@ -235,17 +247,3 @@ def read_judgements(engine: Engine, *, campaign: str | None = None) -> Iterator[
         for _, rows in groupby(connection.execute(query).mappings(), key=lambda row: row["item"]):
             group = list(rows)
             yield read_item({name[5:]: group[0][name] for name in prefix}), [judgement_of(row) for row in group]
-
-
-def label_counts(engine: Engine, *, campaign: str | None = None) -> list[tuple[str, int, int]]:
-    """(item, label, how often) of all choices that stand: what agreement is computed from."""
-    given = (judgements.c.item, judgements.c.label)
-    query = select(*given, func.count()).where(judgements.c.label.is_not(None)).group_by(*given)
-    if campaign is not None:
-        query = query.where(judgements.c.campaign == campaign)
-    newer = judgements.alias()
-    corrected = query.join(newer, newer.c.supersedes == judgements.c.id)
-    with reading(engine) as connection:
-        gone = {(item, label): count for item, label, count in connection.execute(corrected)}
-        counts = ((item, label, n - gone.get((item, label), 0)) for item, label, n in connection.execute(query))
-        return [row for row in counts if row[2]]

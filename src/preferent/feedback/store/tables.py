@@ -119,14 +119,16 @@ judgements = Table(
     Column("label", Integer),  # of a choice: the place of the preferred option, -1 for a tie, -2 for both bad
     Column("answer", JSON, nullable=False),
     Column("shown", JSON, nullable=False),
+    Column("first", Integer),  # of two options, the place of the one that was shown first
     Column("seconds", Float),
     Column("guideline", String(64), nullable=False, server_default=""),
-    Column("supersedes", ID, ForeignKey("judgements.id"), unique=True),
+    Column("supersedes", ID, unique=True),  # no foreign key: a file may bring a correction before what it corrects
     Column("note", Text, nullable=False, server_default=""),
     Column("at", String(32), nullable=False),
     Index("judgements_by_item", "item", "annotator"),
-    Index("judgements_by_annotator", "annotator"),
-    Index("judgements_by_label", "campaign", "item", "label"),  # holds all that agreement is counted from
+    # These two hold all that statistics are counted from, in the order in which they count.
+    Index("judgements_by_vote", "campaign", "item", "annotator", "label"),
+    Index("judgements_by_habit", "campaign", "annotator", "first", "label", "seconds"),
 )
 
 # What happened, in the order in which it was written; sealed in batches, each seal a link of a chain of checksums.
