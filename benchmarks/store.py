@@ -112,6 +112,7 @@ def filled(where, n):
     engine = open_engine(where)
     chance = random.Random(0)
     names = [person_of(CROWD, who) for who in range(PEOPLE)]
+    reliability = {name: 0.4 + 0.5 * who / PEOPLE for who, name in enumerate(names)}
     for name in names:
         add_annotator(engine, name, kind="crowd")
     add_campaign(engine, "c", overlap=OVERLAP)
@@ -125,12 +126,13 @@ def filled(where, n):
             Judgement(
                 each.id,
                 name,
-                Choice(chance.choices(SAID, (0.6, 0.25, 0.15))[0]),
+                Choice(true if chance.random() < reliability[name] else chance.choice(SAID)),
                 chance.choice(((0, 1), (1, 0))),
                 round(chance.expovariate(0.2), 1),
                 campaign="c",
             )
             for each in some
+            for true in chance.choices(SAID, (0.5, 0.4, 0.1))
             for name in chance.sample(names, OVERLAP)
         ]
         add_judgements(engine, made)

@@ -188,3 +188,9 @@ def test_work_is_spread_over_those_who_come(engine):
             answer(engine, lease.id, LEFT)
             shares[f"p{turn % 4}"] += 1
     assert dict(shares) == {"p0": 3, "p1": 3, "p2": 3, "p3": 3}
+
+
+def test_somebody_whom_the_store_does_not_know_gets_nothing(engine):
+    add_campaign(engine, "c")
+    with pytest.raises(UsageError, match='no annotator "nobody"'):
+        claim(engine, "c", "nobody")

@@ -102,12 +102,15 @@ def habits(engine: Engine, *, campaign: str | None = None) -> list[Habits]:
     given = (judgements.c.annotator, judgements.c.first, judgements.c.label)
     timed, seconds = func.count(judgements.c.seconds), func.sum(judgements.c.seconds)
     query = select(*given, func.count(), timed, seconds).where(CHOICES).group_by(*given)
-    if campaign is not None:
-        query = query.where(judgements.c.campaign == campaign)
+    of = judgements.c.campaign
+    all_ = query if campaign is None else query.where(of == campaign)
+    gone = query.add_columns(of).group_by(of).where(judgements.c.id.in_(CORRECTED))  # by their ids: they are few
     tallies: dict[str, Tally] = {}
     with reading(engine) as connection:
-        for sign, rows in ((1, query), (-1, query.where(judgements.c.id.in_(CORRECTED)))):
-            for annotator, first, label, n, timed_n, total in connection.execute(rows):
+        for sign, rows in ((1, all_), (-1, gone)):
+            for annotator, first, label, n, timed_n, total, *others in connection.execute(rows):
+                if others and campaign not in (None, *others):
+                    continue
                 tally = tallies.setdefault(annotator, Tally())
                 tally.choices += sign * n
                 tally.ties += sign * n * (label < 0)

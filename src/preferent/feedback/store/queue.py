@@ -27,7 +27,7 @@ from preferent.feedback.store.store import (
     item_of,
     judgement_of,
 )
-from preferent.feedback.store.tables import HELD, campaigns, judgements, leases, tasks
+from preferent.feedback.store.tables import HELD, annotators, campaigns, judgements, leases, tasks
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,15 @@ class Lease:
 def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = None) -> Lease | None:
     """The item that this annotator has already, or the next; None when there is nothing left for them.
 
-    Raises UsageError for a campaign that does not exist.
+    Raises UsageError for a campaign or an annotator that does not exist.
     """
     now = time.time() if at is None else at
     with writing(engine) as connection:
         seconds = connection.execute(select(campaigns.c.lease).where(campaigns.c.id == campaign)).scalar()
         if seconds is None:
             raise UsageError(f'There is no campaign "{campaign}" in this store.')
+        if connection.execute(select(annotators.c.id).where(annotators.c.id == annotator)).first() is None:
+            raise UsageError(f'There is no annotator "{annotator}" in this store.')
         give_back(connection, leases.c.until < now)
         held = connection.execute(
             select(leases.c.id, leases.c.shown, leases.c.until, tasks.c.item)
@@ -149,8 +151,8 @@ def release(engine: Engine, lease: str) -> None:
 
 def give_back(connection: Connection, which: Any) -> None:
     """End held leases and open their places again: tasks in order, so that no two writers wait for each other."""
-    held = select(leases.c.id, leases.c.task).where(HELD, which)
-    rows = connection.execute(held.order_by(leases.c.task).with_for_update(skip_locked=True)).all()
+    held = select(leases.c.id, leases.c.task).where(HELD, which)  # in any order: sorted by task, SQLite reads them all
+    rows = connection.execute(held.with_for_update(skip_locked=True)).all()
     if not rows:
         return
     connection.execute(update(leases).where(leases.c.id.in_([row.id for row in rows])).values(state="over"))
