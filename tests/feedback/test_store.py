@@ -3,9 +3,11 @@
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -219,3 +221,22 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path):
     assert set(acknowledged) <= kept
     assert verify(engine).faults == ()
     engine.dispose()
+
+
+def test_a_database_of_something_else_is_left_alone_unless_a_store_is_to_be_made(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "mine.db")) as mine, mine:
+        mine.execute("CREATE TABLE thesis (words TEXT)")
+    with pytest.raises(UsageError, match="holds no store of judgements"):
+        open_engine(tmp_path / "mine.db", make=False)
+    with closing(sqlite3.connect(tmp_path / "mine.db")) as mine:
+        assert mine.execute("SELECT name FROM sqlite_master").fetchall() == [("thesis",)]
+
+
+def test_a_writer_who_waits_in_vain_for_another_is_told_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("preferent.feedback.store.engine.PATIENCE", 0.1)
+    one, other = open_engine(tmp_path / "store.db"), open_engine(tmp_path / "store.db")
+    with writing(one), pytest.raises(UsageError, match="Another program has been writing"):
+        add_annotator(other, "p1")
+    add_annotator(other, "p1")
+    one.dispose()
+    other.dispose()

@@ -7,7 +7,7 @@ from html import unescape
 from html.parser import HTMLParser
 
 import pytest
-from told_runs import HOSTILE, evaluation, run_folder, whole, write_samples
+from told_runs import HOSTILE, evaluation, run_folder, whole, write_samples, write_store
 
 from preferent.cli import main
 from preferent.report.page import page
@@ -127,6 +127,26 @@ def test_the_reward_model_is_told_to_like_length(told):
 
 def test_the_crowd_is_told_of(told):
     assert "Krippendorff's α is 0.4 [0.35 – 0.45]" in section(told, "The crowd")
+
+
+def test_the_annotators_in_a_store_are_told_of(tmp_path):
+    folder = whole(tmp_path / "demo")
+    write_store(folder / "judgements.db")
+    said = section(page(found([folder]), now=NOW), "The crowd")
+    assert "Krippendorff's α is 0.4" in said
+    assert "4 annotators chose 180 times." in said
+    assert re.search(r"A choice took [\d.]+ seconds on average", said)
+    assert "4 of them prefer what is shown first and 0 what is shown second" in said
+    assert "Siding with the others" in said
+    assert "Position bias" in said
+    alone = section(page(found([folder / "judgements.db"]), now=NOW), "The crowd")
+    assert "α = -0.0" in alone or "α = 0.0" in alone
+
+
+def test_what_is_no_store_is_named_as_damaged(tmp_path):
+    folder = whole(tmp_path / "demo")
+    (folder / "judgements.db").write_text("my thesis, " * 1000)
+    assert "judgements.db is no store, or a damaged one" in page(found([folder]), now=NOW)
 
 
 def test_every_run_can_be_run_again(told):

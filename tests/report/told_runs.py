@@ -12,7 +12,11 @@ from typing import Any
 
 from preferent.config import build, flatten, write_yaml
 from preferent.evaluation import judged
+from preferent.feedback.asking import ask_crowd
+from preferent.feedback.crowd import Crowd
+from preferent.feedback.store import open_engine
 from preferent.runtime.track import JsonLines
+from preferent.types import Comparison
 
 NEEDS = {
     "sft": {"data": ["demos.jsonl"]},
@@ -139,3 +143,11 @@ def whole(folder: Path) -> Path:
     (folder / "results.json").write_text(json.dumps(results(["sft", "ppo"])))
     (folder / "evaluation.json").write_text(json.dumps(evaluation(["sft", "grpo", "dpo"])))
     return folder
+
+
+def write_store(path: Path) -> None:
+    """Sixty comparisons, each judged by three of four people, who like what is shown first whatever it says."""
+    crowd = Crowd(lambda _, reply: 0.0, seed=0, people=4, per_comparison=3, position_bias=3.0, tie_rate=0.0)
+    engine = open_engine(path)
+    ask_crowd(engine, crowd, [Comparison(f"question {i}", ("yes", "no")) for i in range(60)], campaign="c")
+    engine.dispose()

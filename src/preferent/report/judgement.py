@@ -1,12 +1,9 @@
-"""The reward model and the crowd that it was trained on."""
+"""The reward model."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from statistics import fmean, pstdev
-from typing import Any
 
 from preferent.evaluation import judged
 from preferent.evaluation.judged import Judged, Leaning
@@ -194,75 +191,6 @@ def leanings_of(run: Run, several: bool) -> Table:
 def points(share: float) -> str:
     """A difference of shares in points, with its sign."""
     return ("+" if share > 0 else "") + number(round(100 * share, 1))
-
-
-# --- the crowd ------------------------------------------------------------------------------------------
-
-
-def crowd(all_: Found, places: Places) -> Section:
-    """Agreement beyond chance, ties, and what annotators themselves lean to."""
-    known = [(each.source, each.crowd) for each in all_.evaluations if each.crowd]
-    facts = known or all_.crowds
-    said = [sentence for _, each in facts[:1] for sentence in agreed(each)]
-    pictures = [choices(run) for run in all_.runs if run.judged][:1]
-    if pictures:
-        said.append(
-            "What annotators lean to by looks and first words stands beside the reward model's leanings, above."
-        )
-    hint = "Agreement stands in the file comparisons.json of a demo; give it, or the folder that holds it."
-    return Section(
-        title="The crowd",
-        lines=said,
-        pictures=pictures,
-        tables=[facts_of(source, each) for source, each in facts[:1]],
-        missing="" if said else hint,
-    )
-
-
-def agreed(facts: Mapping[str, Any]) -> list[str]:
-    said = []
-    if (alpha := shares(facts.get("alpha"))) is not None:
-        said.append(
-            f"Krippendorff's α is {number(round(alpha[0], 2))} [{number(round(alpha[1], 2))} – "
-            f"{number(round(alpha[2], 2))}]: 0 is what chance alone would give, 1 is full agreement."
-        )
-    if isinstance(facts.get("ceiling"), int | float):
-        said.append(
-            f"No model can agree with them on more than about {percentage(facts['ceiling'])} of the comparisons "
-            "that they decided, since they err themselves."
-        )
-    return said
-
-
-def shares(value: Any) -> tuple[float, float, float] | None:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(each, int | float) for each in value):
-        return (float(value[0]), float(value[1]), float(value[2]))
-    return None
-
-
-def facts_of(source: str, facts: Mapping[str, Any]) -> Table:
-    named = {"pairs": "comparisons", "ties": "ties", "ceiling": "noise ceiling", "alpha": "Krippendorff's α"}
-    rows = []
-    for key, name in named.items():
-        value = facts.get(key)
-        if (interval := shares(value)) is not None:
-            rows.append((name, f"{number(interval[0])} [{number(interval[1])} – {number(interval[2])}]"))
-        elif isinstance(value, int | float):
-            rows.append((name, percentage(value) if key in ("ties", "ceiling") else number(value)))
-    return Table(f"In numbers, from {Path(source).name}", ("what", "value"), rows)
-
-
-def choices(run: Run) -> Picture:
-    """How the annotators of a comparison were divided."""
-    counted = Counter(round(row.choice, 2) for row in run.judged)
-    total = sum(counted.values())
-    named = {0.5: "undecided", 1.0: "all for one"}
-    rows = [
-        Bar(named.get(choice, f"{percentage(choice)} for one"), counted[choice] / total)
-        for choice in sorted(counted, reverse=True)
-    ]
-    note = f"{number(total)} held-out comparisons, by the share of their annotators who preferred the same reply."
-    return bars(rows, Axis("of the comparisons", low=0.0, percent=True), title="How annotators were divided", note=note)
 
 
 def in_short(all_: Found) -> list[Figure]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from preferent.pictures import Axis, Bar, Picture, Point, Series, bars, heatmap, scatter
 from preferent.pictures.scales import number, percentage
-from preferent.report.reading import Evaluation, Found, Run, Standing
+from preferent.report.evaluations import Evaluation, Standing
+from preferent.report.reading import Found, Run
 from preferent.report.section import Dialogue, Figure, Places, Section, Table
 
 NAMES = {

@@ -10,7 +10,7 @@ import jinja2
 
 from preferent import __version__
 from preferent.pictures import STYLE
-from preferent.report import costs, curves, judgement, outcomes
+from preferent.report import costs, crowd, curves, judgement, outcomes
 from preferent.report.reading import Found, Run
 from preferent.report.section import Places, Section
 
@@ -23,7 +23,7 @@ BUILDERS: Sequence[Callable[[Found, Places], Section]] = (
     curves.what_replies_look_like,
     curves.how_training_went,
     judgement.reward_models,
-    judgement.crowd,
+    crowd.crowd,
     costs.cost,
     costs.again,
 )

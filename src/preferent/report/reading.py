@@ -1,7 +1,8 @@
 """What lies in run folders and beside them, read whole or not at all.
 
-A folder is a run if it holds ``config.yaml``; a folder of runs stands for the runs in it, and for the evaluations
-beside them (``preferent evaluate --out``, the demo's results). What is damaged is named, and nothing of it is used.
+A folder is a run if it holds ``config.yaml``; a folder of runs stands for the runs in it, and for what lies beside
+them: evaluations (``preferent evaluate --out``, the demo's results), and the store of the judgements. What is damaged
+is named, and nothing of it is used.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any
 from preferent.config import UsageError, read_yaml, words
 from preferent.evaluation import judged
 from preferent.evaluation.judged import Judged
+from preferent.report.annotators import Annotators, annotators_in
+from preferent.report.evaluations import Evaluation, apart, evaluation_of, mapping
 from preferent.runtime import track
 from preferent.stages.options import watched
 
@@ -24,6 +27,7 @@ STAGES = ("sft", "reward", "ppo", "grpo", "dpo")  # what trains
 FIRST = ("sft", "reward")  # what a page tells of before the rest
 ALIKE = 0.7  # of the words of a run's options and of a command's, for the run to be of that command
 MARKS = ("manifest.json", "metrics.jsonl", "checkpoints")  # of a run that has lost its config.yaml
+BESIDE = (".json", ".db")  # a folder's runs: evaluations, and the store of the judgements
 LONGEST_HEADER = 100_000_000  # bytes: the format's own limit
 
 
@@ -70,33 +74,6 @@ class Run:
         return better(values, key=lambda pair: pair[1])[0] if values else self.steps
 
 
-@dataclass(frozen=True)
-class Standing:
-    """A policy among others, on held-out prompts."""
-
-    name: str
-    n: int | None = None  # prompts
-    mean: float | None = None  # of gold or of the reward
-    error: float | None = None  # standard error of the mean
-    spread: float | None = None  # standard deviation among replies, where that is all that is known
-    wins: tuple[float, float, float] | None = None  # against the baseline: share, and its interval
-    kl: float | None = None  # nats a reply, to the baseline
-    text: Mapping[str, float] = field(default_factory=dict)  # length, ended, distinct_1, distinct_2
-    parts: Mapping[str, float] = field(default_factory=dict)  # of gold
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Policies compared; the first is the baseline of the others."""
-
-    source: str
-    of: str = field(default="", kw_only=True)  # what tells its pictures from those of other evaluations on the page
-    truth: str  # what ``mean`` is: "gold utility" or "reward"
-    standings: Sequence[Standing] = ()
-    examples: Sequence[tuple[str, Mapping[str, str]]] = ()  # a prompt, and the reply of each policy
-    crowd: Mapping[str, Any] = field(default_factory=dict)  # alpha, ceiling, ties, pairs
-
-
 @dataclass
 class Found:
     """All that a page can tell of."""
@@ -104,6 +81,7 @@ class Found:
     runs: list[Run] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     crowds: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    annotators: list[Annotators] = field(default_factory=list)
     damaged: list[tuple[Path, str]] = field(default_factory=list)
     passed_over: list[Path] = field(default_factory=list)
 
@@ -118,7 +96,7 @@ def found(paths: Sequence[Path]) -> Found:
     all_ = Found()
     for inside in dict.fromkeys(each for path in paths for each in expanded(path)):
         look(inside, all_)
-    if not (all_.runs or all_.evaluations or all_.crowds):
+    if not (all_.runs or all_.evaluations or all_.crowds or all_.annotators):
         if all_.damaged:
             raise UsageError("\n".join(why for _, why in all_.damaged))
         raise UsageError(
@@ -136,7 +114,7 @@ def expanded(path: Path) -> list[Path]:
         return [path]
     children = sorted(path.iterdir())
     inside = [child for child in children if child.is_dir() and is_run(child)]
-    return [*inside, *(child for child in children if child.suffix == ".json" and inside)] or [path]
+    return [*inside, *(child for child in children if child.suffix in BESIDE and inside)] or [path]
 
 
 def is_run(folder: Path) -> bool:
@@ -157,6 +135,8 @@ def look(path: Path, all_: Found) -> None:
                 all_.crowds.append((str(path), said))
             else:
                 all_.passed_over.append(path)
+        elif path.suffix == ".db":
+            all_.annotators.append(annotators_in(path))
         else:
             all_.passed_over.append(path)
     except UsageError as error:
@@ -304,93 +284,3 @@ def uniquely_named(runs: Sequence[Run]) -> list[Run]:
         names = [run.name for run in runs]
         runs = [replace(run, name=longer(run.folder.resolve())) if names.count(run.name) > 1 else run for run in runs]
     return list(runs)
-
-
-def apart(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Where there are several, their pictures are called after their files."""
-    if len(evaluations) < 2:
-        return list(evaluations)
-    names = [Path(each.source).stem for each in evaluations]
-    called = [name if names.count(name) == 1 else each.source for name, each in zip(names, evaluations, strict=True)]
-    return [replace(each, of=f" ({name})") for name, each in zip(called, evaluations, strict=True)]
-
-
-# --- evaluations -----------------------------------------------------------------------------------------
-
-
-def mapping(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path} is missing: the run cannot be told of without it.") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: is damaged: it is not JSON ({error}).") from error
-    if not isinstance(said, dict):
-        raise UsageError(f"{path}: is damaged: expected one JSON object.")
-    return said
-
-
-def evaluation_of(said: Mapping[str, Any], path: Path) -> Evaluation | None:
-    """What ``preferent evaluate`` or the demo found; None for any other file. Raises UsageError where it is damaged."""
-    try:
-        if isinstance(said.get("policies"), dict):
-            return of_the_demo(said, str(path))
-        if isinstance(said.get("models"), list) and said["models"]:
-            return Evaluation(str(path), "reward", [standing(row) for row in said["models"]])
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise UsageError(f"{path}: is damaged: it is not the evaluation that it looks like ({error!r}).") from error
-    return None
-
-
-def standing(row: Mapping[str, Any]) -> Standing:
-    reward, wins = row.get("reward") or {}, row.get("win_rate")
-    return Standing(
-        name=str(row["name"]),
-        n=int(row["n"]),
-        mean=optional(reward.get("mean")),
-        error=optional(reward.get("standard_error")),
-        wins=(real(wins["value"]), real(wins["low"]), real(wins["high"])) if wins else None,
-        kl=optional(row.get("kl")),
-        text=text_of(row),
-    )
-
-
-def of_the_demo(said: Mapping[str, Any], source: str) -> Evaluation:
-    n = said.get("n")
-    standings = []
-    for i, (name, policy) in enumerate(said["policies"].items()):
-        spread = real(policy["gold_sd"])
-        low, high = (real(end) for end in policy["wins"][1:3])
-        standings.append(
-            Standing(
-                name=str(name),
-                n=n,
-                mean=real(policy["gold"]),
-                error=spread / n**0.5 if n else None,
-                spread=spread,
-                wins=(real(policy["wins"][0]), low, high) if i else None,
-                kl=real(policy["kl"]),
-                text=text_of(policy),
-                parts={str(part): real(value) for part, value in policy["parts"].items()},
-            )
-        )
-    replies = said.get("replies", {})
-    examples = [
-        (str(prompt), {str(name): str(each[i]) for name, each in replies.items()})
-        for i, prompt in enumerate(said.get("examples", ()))
-    ]
-    return Evaluation(source, "gold utility", standings, examples, dict(said.get("crowd", {})))
-
-
-def text_of(row: Mapping[str, Any]) -> dict[str, float]:
-    return {name: real(row[name]) for name in ("length", "ended", "distinct_1", "distinct_2") if name in row}
-
-
-def optional(value: Any) -> float | None:
-    return None if value is None else real(value)
-
-
-def real(value: Any) -> float:
-    if not math.isfinite(number := float(value)):
-        raise ValueError(f"{value} is no number to compare by")
-    return number

@@ -42,7 +42,7 @@ def open_engine(where: str | Path, *, make: bool = True) -> Engine:
     with ExitStack() as undone:
         undone.callback(engine.dispose)
         try:
-            migrate(engine, str(where))
+            migrate(engine, str(where), make=make)
         except OperationalError as error:
             raise UsageError(f"The store {where} cannot be opened: {error.orig}") from error
         except DatabaseError as error:
@@ -72,7 +72,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that writes: all of it, or nothing. Raises UsageError where the disk is full."""
+    """A transaction that writes: all of it, or nothing. Raises UsageError where the disk is full, or it can't begin."""
     try:
         with engine.begin() as connection:
             yield connection
@@ -81,6 +81,11 @@ def writing(engine: Engine) -> Iterator[Connection]:
             raise UsageError(
                 f"The disk of the store is full ({error.orig}): nothing of this was written, and all that was "
                 "acknowledged before is kept. Make room and try again."
+            ) from error
+        if "locked" in str(error.orig):
+            raise UsageError(
+                f"Another program has been writing to the store for {PATIENCE} seconds, an import perhaps. Nothing of "
+                "this was written: try again when it is done, or use PostgreSQL, where writers do not wait for imports."
             ) from error
         raise
 
@@ -95,12 +100,17 @@ def alone(connection: Connection, doing: str) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:doing))"), {"doing": doing})
 
 
-def migrate(engine: Engine, where: str) -> None:
-    """Make the tables, or bring them up to this version's. Raises UsageError where the store is of a newer one."""
+def migrate(engine: Engine, where: str, *, make: bool) -> None:
+    """Make the tables, or bring them up to this version's.
+
+    Raises UsageError where the store is of a newer version, and where there is none yet and none is to be made.
+    """
     with engine.connect().execution_options(reads=True) as connection, connection.begin():
         found = version(connection)
     if found == HEAD:
         return
+    if found is None and not make:
+        raise UsageError(f"{where} is a database, and holds no store of judgements. Nothing was touched.")
     if found is not None and found > HEAD:
         raise UsageError(
             f"The store {where} is of a newer version ({found}; this program knows up to {HEAD}). Nothing was touched. "
