@@ -13,7 +13,7 @@ from preferent.algorithms.grpo import GRPO, Config, grpo
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.rollouts import described, minibatches, scored
-from preferent.data.batches import episodes
+from preferent.data.batches import episodes, logprobs
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import NotFinite, local_learner
 from preferent.testing import END, Bigram, ToySampler
@@ -58,13 +58,28 @@ def test_scores_come_with_the_means_of_their_parts():
 
 
 def test_what_a_person_watches_by_hand():
-    """Rewards 1, 3: mean 2, spread 1. Lengths 1, 3: mean 2. One of two was cut off."""
+    """Rewards 1, 3: mean 2, spread 1. Lengths 1, 3: mean 2. One of two was cut off. Tokens drawn at −1, and at −2 each:
+    7 nats in 4 tokens.
+    """
     drawn = [
-        Episode(PROMPTS[0], (END,), (True,), (0.0,), "end", 0),
-        Episode(PROMPTS[0], (2, 2, 2), (True,) * 3, (0.0,) * 3, "length", 0),
+        Episode(PROMPTS[0], (END,), (True,), (-1.0,), "end", 0),
+        Episode(PROMPTS[0], (2, 2, 2), (True,) * 3, (-2.0,) * 3, "length", 0),
     ]
-    told = described(drawn, torch.tensor([1.0, 3.0]), episodes([drawn]))
-    assert told == {"reward": 2, "reward_std": 1, "length": 2, "ended": 0.5}
+    told = described(drawn, torch.tensor([1.0, 3.0]), episodes([drawn]), logprobs([drawn]))
+    assert told == {"reward": 2, "reward_std": 1, "length": 2, "ended": 0.5, "entropy": 1.75}
+
+
+def test_entropy_is_estimated_without_bias():
+    """The toy model after token 0 says each of its tokens with the probabilities of a softmax: over 4,000 replies the
+    estimate is within four standard errors of Σ −p log p.
+    """
+    sampler = ToySampler(Bigram())
+    groups = sampler.sample(PROMPTS[:1], 4000)
+    first = torch.tensor([episode.logprobs[0] for episode in groups[0]])
+    by_token = {episode.tokens[0]: episode.logprobs[0] for episode in groups[0]}
+    exact = -sum(math.exp(logp) * logp for logp in by_token.values())
+    assert sum(math.exp(logp) for logp in by_token.values()) == pytest.approx(1)
+    assert abs(-first.mean().item() - exact) < 4 * first.std().item() / 4000**0.5
 
 
 def test_best_of_n_beats_the_mean_and_keeps_the_order_of_the_prompts():

@@ -95,4 +95,4 @@ def grpo(
             if metrics["skipped"]:
                 break
         kl = policy.k1(old, said).sum(-1).mean().item()
-        yield {**metrics, **parts, **described(flat, scores, x), "kl": kl}
+        yield {**metrics, **parts, **described(flat, scores, x, old), "kl": kl}

@@ -109,4 +109,4 @@ def ppo(
         kl = policy.k1(old, said).sum(-1).mean().item()
         paid = price.beta
         price.update(kl, len(flat))
-        yield {**metrics, **parts, **described(flat, scores, x), "kl": kl, "kl_price": paid}
+        yield {**metrics, **parts, **described(flat, scores, x, old), "kl": kl, "kl_price": paid}

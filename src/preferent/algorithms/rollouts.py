@@ -33,12 +33,19 @@ def scored(reward: Reward, episodes: Sequence[Episode]) -> tuple[Tensor, Metrics
     return torch.tensor([score.value for score in scores], dtype=torch.float32), parts
 
 
-def described(episodes: Sequence[Episode], scores: Tensor, replies: Replies) -> Metrics:
-    """What a person watches: reward, its spread, the length in tokens, and the share of replies that ended."""
-    length = replies.present.sum(-1).float()
-    ended = sum(episode.stop != "length" for episode in episodes) / len(episodes)
-    spread = scores.std(correction=0).item()
-    return {"reward": scores.mean().item(), "reward_std": spread, "length": length.mean().item(), "ended": ended}
+def described(episodes: Sequence[Episode], scores: Tensor, replies: Replies, logprobs: Tensor) -> Metrics:
+    """What a person watches: reward, its spread, the length in tokens, the share of replies that ended, and entropy.
+
+    Entropy, in nats a token, is estimated from what was drawn: its expected log-probability, with the sign turned.
+    """
+    drawn = replies.learn.sum().item()
+    return {
+        "reward": scores.mean().item(),
+        "reward_std": scores.std(correction=0).item(),
+        "length": replies.present.sum(-1).float().mean().item(),
+        "ended": sum(episode.stop != "length" for episode in episodes) / len(episodes),
+        "entropy": -(logprobs * replies.learn).sum().item() / max(drawn, 1),
+    }
 
 
 def minibatches(batch: B, size: int, epochs: int, *, key: int) -> Iterator[B]:

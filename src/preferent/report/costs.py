@@ -71,13 +71,14 @@ def tokens(run: Run) -> float:
 
 
 def memory(runs: list[Run]) -> str:
-    peaks = [
-        f"{run.name} {number(max(value for _, value in run.values('memory')) / 2**30)} GiB"
-        for run in runs
-        if run.values("memory")
-    ]
+    """The most that any sitting of each run took; a killed one wrote nothing of it."""
+    peaks = []
+    for run in runs:
+        known = [each["peak_memory"] for each in run.manifest["sittings"] if isinstance(each.get("peak_memory"), int)]
+        if known:
+            peaks.append(f"{run.name} {number(round(max(known) / 2**30, 2))} GiB")
     if peaks:
-        return f"Memory at the peak: {', '.join(peaks)}."
+        return f"Memory at the peak: {', '.join(peaks)}. On a CPU: of the whole process, from its start."
     return "These runs recorded no memory; --dry-run estimates it beforehand."
 
 

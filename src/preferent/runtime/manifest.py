@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import resource
 import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -16,6 +18,23 @@ from preferent.config import UsageError
 from preferent.runtime import files
 
 PACKAGES = ("preferent", "torch", "transformers", "tokenizers", "safetensors", "numpy")
+
+
+SITTING = ("device", "threads", "platform", "versions")  # of each, what the next one is compared with
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's manifest. Raises UsageError where it is not as it was written."""
+    try:
+        said = json.loads(path.read_bytes())
+    except ValueError:
+        said = None
+    if not (isinstance(said, dict) and isinstance(said.get("inputs"), dict) and _are_sittings(said.get("sittings"))):
+        raise UsageError(
+            f"{path} is damaged: expected what the run noted of its inputs and sittings. Put it back from a copy; or "
+            "delete it, and --resume goes on without comparing data, models and versions."
+        )
+    return said
 
 
 def checksums(inputs: Iterable[str | Path]) -> dict[str, Any]:
@@ -47,12 +66,24 @@ def sitting(device: str, step: int) -> dict[str, Any]:
     }
 
 
+def peak_memory(device: str) -> int:
+    """Bytes at the peak: on a CUDA device those that tensors took there, else those of this whole process so far."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What was otherwise when the run last went on."""
     same = ("device", "threads", "platform")
     lines = [f"{name} was {before[name]}, now {now[name]}" for name in same if before[name] != now[name]]
     old, new = before["versions"], now["versions"]
     return lines + [f"{name} was {old.get(name)}, now {new[name]}" for name in new if old.get(name) != new[name]]
+
+
+def _are_sittings(said: Any) -> bool:
+    whole = isinstance(said, list) and all(isinstance(each, dict) and each.keys() >= set(SITTING) for each in said)
+    return whole and all(isinstance(each["versions"], dict) for each in said)
 
 
 def _checksum(path: Path) -> dict[str, Any] | None:

@@ -135,6 +135,10 @@ class Run:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is not None:
             self._undo()
+        elif self._written:
+            now = self._facts["sittings"][-1]
+            now["peak_memory"] = manifest.peak_memory(now["device"])
+            self._write_manifest()
         self.close()
 
     def _close_writers(self) -> None:
@@ -190,7 +194,7 @@ class Run:
         """The manifest with this sitting. Raises UsageError where the inputs are not those that the run began with."""
         saved: dict[str, Any] = {"sittings": []}
         if begun and self._manifest.exists():
-            saved = json.loads(self._manifest.read_text(encoding="utf-8"))
+            saved = manifest.read(self._manifest)
             manifest.refuse_other_inputs(saved["inputs"], facts["inputs"])
         now = manifest.sitting(device, checkpoint.latest(self.checkpoints) or 0)
         for line in manifest.differences(saved["sittings"][-1], now) if saved["sittings"] else ():
@@ -205,9 +209,12 @@ class Run:
             write_yaml(partial, self._options)
         if not self._manifest.exists():
             self._facts |= self._note_judgements(self._facts["inputs"])
+        self._write_manifest()
+        self._written = True
+
+    def _write_manifest(self) -> None:
         with files.replaced(self._manifest) as partial:
             partial.write_text(json.dumps(self._facts, indent=2, ensure_ascii=False), encoding="utf-8")
-        self._written = True
 
     def _note_judgements(self, inputs: Iterable[str]) -> dict[str, int]:
         """Name the judgements in the data in a file of their own; how many they are, for the manifest."""

@@ -129,9 +129,10 @@ def measuring(
                 for e, s in zip(flat, scores.tolist(), strict=True)
             ],
         )
-        kl = k1(logprobs(groups), said).sum(-1).mean().item()
+        drawn_at = logprobs(groups)
+        kl = k1(drawn_at, said).sum(-1).mean().item()
         texts = [episode.text for episode in flat]
-        return {**described(flat, scores, x), **parts, "kl": kl, "distinct_2": distinct(texts, 2)}
+        return {**described(flat, scores, x, drawn_at), **parts, "kl": kl, "distinct_2": distinct(texts, 2)}
 
     return measure
 
