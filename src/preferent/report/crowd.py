@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -108,15 +109,20 @@ def habitual(all_: Annotators) -> list[str]:
     return said
 
 
-def shown(all_: Annotators) -> tuple[list[Annotator], str]:
-    """As many as a picture holds, and what to say of the others."""
-    more = len(all_.people) - MOST
-    return list(all_.people[:MOST]), f" {number(more)} more who judged less are not shown." if more > 0 else ""
+def shown(all_: Annotators) -> tuple[list[tuple[str, Annotator]], str]:
+    """As many as a picture holds, by names without what all have in common, and what else there is to say of them."""
+    people = all_.people[:MOST]
+    words = [each.habits.annotator.split() for each in people]
+    alike = len([*takewhile(lambda said: len(set(said)) == 1, zip(*words, strict=False))]) if len(people) > 1 else 0
+    said = f" All names begin with “{' '.join(words[0][:alike])}”." if alike else ""
+    if (more := len(all_.people) - MOST) > 0:
+        said += f" {number(more)} more who judged less are not shown."
+    return [(" ".join(name[alike:]), each) for name, each in zip(words, people, strict=True)], said
 
 
 def siding(all_: Annotators, of: str) -> Picture:
     people, others = shown(all_)
-    known = [(each.habits.annotator, each.sides) for each in people if each.sides is not None]
+    known = [(name, each.sides) for name, each in people if each.sides is not None]
     rows = [Bar(name, sides) for name, sides in sorted(known, key=lambda each: -each[1])]
     note = "How often an annotator sides with the majority of the others who judged the same comparison." + others
     return bars(rows, Axis("with the others", low=0.0, percent=True), title=f"Siding with the others{of}", note=note)
@@ -125,8 +131,8 @@ def siding(all_: Annotators, of: str) -> Picture:
 def leaning_to_a_side(all_: Annotators, of: str) -> Picture:
     people, others = shown(all_)
     rows = [
-        Bar(each.habits.annotator, bias.value, bias.low, bias.high)
-        for each in people
+        Bar(name, bias.value, bias.low, bias.high)
+        for name, each in people
         if (bias := each.habits.position).value is not None
     ]
     note = "Log-odds of preferring the reply that was shown first, whatever it says; 0 is no bias." + others
