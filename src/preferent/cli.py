@@ -57,6 +57,7 @@ EVERYWHERE = {
 }
 NOT_FED_BACK = {"resume", "dry_run", "config"}  # of a run folder's config: how that run was started, not what it is
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+BARRED = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)  # a path that the system refuses
 COLUMN = 24  # characters for flags in the help
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -300,6 +301,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.UsageError as error:
         return _refused(_in_our_words(error))
     except OSError as error:
+        if error.errno in BARRED and error.filename:
+            return _refused(f"{error.filename}: cannot be used ({error.strerror}). Choose another path.")
         if error.errno not in FULL:
             raise
         return _refused(_full(error))

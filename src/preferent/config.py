@@ -150,13 +150,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """A flat YAML file of words. Raises UsageError when it is missing, not YAML, not a mapping or says a key twice."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+            """Names the line of a value that is not what it looks like, as 2026-13-45: PyYAML lets it through."""
+            try:
+                return super().construct_object(node, deep)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                what = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
+                raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from error
+
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if node is None:
             return {}
-        if not isinstance(node, yaml.MappingNode):
-            came = "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+        if not isinstance(node, yaml.MappingNode) or node.tag != Loader.DEFAULT_MAPPING_TAG:
+            others: dict[type[yaml.Node], str] = {yaml.SequenceNode: "a list", yaml.MappingNode: "a tagged mapping"}
+            came = others.get(type(node), "a single value")
             raise UsageError(f"{path}: expected lines of the form `word: value`; got {came}.")
         _refuse_twice(path, [(str(key.value), key.start_mark.line + 1) for key, _ in node.value])
         return {str(key): value for key, value in loader.construct_document(node).items()}
@@ -168,7 +178,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UsageError(f"{path}: {line}is not YAML: {error.problem}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: is not YAML: {error}") from error
 
 
@@ -262,10 +272,18 @@ def _expected(word: Word, problem: ErrorDetails) -> str:
 
 
 def _wrong(word: Word, expected: str, got: Any) -> str:
-    came = "nothing" if got is None else json.dumps(got, ensure_ascii=False, default=str)
+    came = "nothing" if got is None else _said(got)
     text = word.kind in (str, Path) or word.choices
     quotes = " (in YAML, put it into quotes)" if text and not isinstance(got, str | list | tuple | dict | None) else ""
     return f"expected {expected}; got {came}{quotes}"
+
+
+def _said(got: Any) -> str:
+    """A value as JSON would write it; of what JSON has no words for (a list that holds itself), the type."""
+    try:
+        return json.dumps(got, ensure_ascii=False, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return f"a value of type {type(got).__name__}"
 
 
 def _unknown(name: str, known: Iterable[Word], called: Callable[[str], str]) -> str:

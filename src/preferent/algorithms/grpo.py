@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+from annotated_types import Gt
 from torch import Tensor
 
 from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
@@ -57,9 +58,9 @@ DAPO = Objective(surrogate=partial(policy.clipped, low=0.2, high=0.28), average=
 class Config:
     """Groups."""
 
-    group: Annotated[int, "replies to each prompt, compared with one another"] = 8
-    grpo_epochs: Annotated[int, "passes over a step's groups"] = 1
-    mini_batch: Annotated[int, "prompts in an update"] = 1024
+    group: Annotated[int, "replies to each prompt, compared with one another", Gt(0)] = 8
+    grpo_epochs: Annotated[int, "passes over a step's groups", Gt(0)] = 1
+    mini_batch: Annotated[int, "prompts in an update", Gt(0)] = 1024
 
 
 def grpo(

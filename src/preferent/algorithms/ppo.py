@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from annotated_types import Gt
 from torch import Tensor
 
 from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
@@ -30,8 +31,8 @@ class Config:
     clip: Annotated[float, "how far a token's probability ratio may move in a step"] = 0.2
     value_clip: Annotated[float, "how far a value may move in a step"] = 0.2
     value_weight: Annotated[float, "weight of the critic's loss beside the policy's"] = 0.1
-    ppo_epochs: Annotated[int, "passes over a step's replies"] = 4
-    mini_batch: Annotated[int, "prompts in an update"] = 64
+    ppo_epochs: Annotated[int, "passes over a step's replies", Gt(0)] = 4
+    mini_batch: Annotated[int, "prompts in an update", Gt(0)] = 64
     whiten_advantages: Annotated[bool, "shift and scale a step's advantages to mean 0, variance 1"] = True
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from preferent.config import UsageError
 from preferent.types import Demonstration, Episode, Pairs, Preference, Prompt, Ranking, Replies, Reply
 
+MOST = 10**18  # steps, far beyond what anybody waits for
+
 Row = TypeVar("Row")
 Out = TypeVar("Out")
 Opinion = Preference[Prompt, Reply] | Ranking[Prompt, Reply]
@@ -147,6 +149,14 @@ def in_order(rows: Sequence[Row], size: int, collate: Callable[[list[Row]], Out]
         yield collate([rows[i] for i in range(first, min(first + size, len(rows)))])
 
 
+def steps_in(epochs: float, rows: int, size: int) -> int:
+    """How many batches of ``size`` make so many epochs, at least 1. Raises UsageError for more than can be counted."""
+    steps = epochs * rows / size
+    if steps >= MOST:
+        raise UsageError(f"{epochs:g} epochs of {rows} rows make more steps than can be counted: give fewer.")
+    return max(1, round(steps))
+
+
 @dataclass
 class Batches(Generic[Row, Out]):
     """Batches of ``size`` rows in an order keyed by (seed, epoch), ``steps`` of them or ``epochs`` times all rows.
@@ -164,9 +174,13 @@ class Batches(Generic[Row, Out]):
     shuffle: bool = True
     position: int = field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps >= MOST:
+            raise UsageError(f"{self.steps:.3g} steps are more than can be counted: give fewer.")
+
     def __len__(self) -> int:
         """Steps in all, those behind us included."""
-        return self.steps if self.steps is not None else max(1, round(self.epochs * len(self.rows) / self.size))
+        return self.steps if self.steps is not None else steps_in(self.epochs, len(self.rows), self.size)
 
     def __iter__(self) -> Iterator[Out]:
         while self.position < len(self):

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 
 from preferent.config import UsageError
-from preferent.data.batches import Batches, keyed
+from preferent.data.batches import Batches, keyed, steps_in
 from preferent.data.load import Collate, Loaded, Report
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ class Mixture(Sequence[T], Generic[T]):
         """Batches in the mixture's own order, which its own seed keys; ``epochs`` of as many places as it has rows."""
         first = self.parts[0]
         collate: Collate = first.collate if isinstance(first, Loaded) else list
-        wanted = steps if steps is not None else max(1, round(epochs * len(self) / size))
+        wanted = steps if steps is not None else steps_in(epochs, len(self), size)
         return Batches(Endless(self), size, collate, seed=seed, steps=wanted, shuffle=False)
 
 

@@ -81,6 +81,8 @@ def rows(source: str | Path) -> Iterator[Row | BadRow]:
 
 def read(name: str) -> Iterator[Row | BadRow]:
     path, suffix = Path(name), suffix_of(name)
+    if not path.name:
+        raise UsageError(f'"{name}" names no file. Expected a JSONL, JSON or Parquet file, or a Hub data set.')
     if suffix is None and (path.is_dir() or is_hub_name(name)):
         return hub_rows(name)
     if not path.exists():

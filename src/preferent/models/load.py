@@ -371,7 +371,7 @@ def chosen_device(device: str) -> torch.device:
         chosen = torch.device(device)
         if chosen.type == "cuda" and f"cuda:{chosen.index or 0}" not in there:
             raise RuntimeError("there is no such GPU")
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()  # which a device of no numbers ("meta") cannot
     except (RuntimeError, AssertionError) as refused:  # an assertion where PyTorch was built without this device
         raise UsageError(
             f"--device {device} cannot be used here: expected one of auto, {', '.join(['cpu', *there])}."

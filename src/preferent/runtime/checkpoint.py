@@ -24,6 +24,9 @@ from preferent.types import Stateful
 FORMAT = 1
 MANIFEST = "manifest.json"
 
+# What a part trips over in a state that is not its own: the file is whole, so another program wrote it.
+UNLIKE = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+
 State = Mapping[str, Any]
 
 
@@ -76,7 +79,8 @@ def load(folder: Path, step: int | None = None) -> tuple[int, dict[str, dict[str
 def restore(folder: Path, parts: Mapping[str, Stateful]) -> int:
     """Give every part its state of the newest checkpoint; that checkpoint's step, or 0 when there is none yet.
 
-    Raises UsageError as ``load`` does, or when the checkpoint has other parts than these.
+    Raises UsageError as ``load`` does, or when the checkpoint has other parts than these, or a part cannot take its
+    state; parts before it have theirs then, so that none of them is to be used.
     """
     if latest(folder) is None:
         return 0
@@ -87,7 +91,13 @@ def restore(folder: Path, parts: Mapping[str, Stateful]) -> int:
             "Resume with the options that the run began with."
         )
     for name, part in parts.items():
-        part.load_state_dict(states[name])
+        try:
+            part.load_state_dict(states[name])
+        except UNLIKE as error:
+            raise UsageError(
+                f"{_path(folder, step)}: the state of {name} is none that this run can go on from: {error}. "
+                "Resume with the options, and the version of preferent, that the run began with."
+            ) from error
     return step
 
 
@@ -135,9 +145,12 @@ def _write_part(folder: Path, name: str, state: State) -> None:
 
 def _read_part(folder: Path, name: str) -> dict[str, Any]:
     path = folder / f"{name}.safetensors"
-    # Cloned: a tensor must not look at the file, which may go, and must be aligned as it was when it was saved.
-    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()} if path.exists() else {}
-    return tree.unpacked((folder / f"{name}.json").read_bytes(), tensors)
+    try:
+        # Cloned: a tensor must not look at the file, which may go, and must be aligned as it was when it was saved.
+        tensors = {key: tensor.clone() for key, tensor in load_file(path).items()} if path.exists() else {}
+        return tree.unpacked((folder / f"{name}.json").read_bytes(), tensors)
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(folder / f"{name}.json", f"expected the state of {name}, found something else") from error
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -146,16 +159,28 @@ def _manifest(path: Path) -> dict[str, Any]:
         version, step = int(manifest["format"]), int(manifest["step"])
     except FileNotFoundError as error:
         raise _damaged(path / MANIFEST, "expected a checkpoint's manifest, the file is missing") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise _damaged(path / MANIFEST, "expected a checkpoint's manifest, found something else") from error
     if version > FORMAT:
         raise UsageError(
             f"{path} was written by a newer preferent (checkpoint format {version}; this one reads up to {FORMAT}). "
             "Install that version to go on with this run."
         )
-    if manifest.pop("sha256", None) != _seal(manifest) or path.name != f"step-{step}":
+    sealed = manifest.pop("sha256", None) == _seal(manifest)
+    if not sealed or path.name != f"step-{step}" or not _names_its_files(manifest):
         raise _damaged(path / MANIFEST, f"expected the manifest of {path.name}, as it was written")
     return manifest
+
+
+def _names_its_files(manifest: Mapping[str, Any]) -> bool:
+    """Whether every file has its size and checksum, and every part its file."""
+    sums, parts = manifest.get("files"), manifest.get("parts")
+    return (
+        isinstance(sums, dict)
+        and isinstance(parts, list)
+        and all(isinstance(each, dict) and each.keys() == {"size", "sha256"} for each in sums.values())
+        and all(isinstance(name, str) and f"{name}.json" in sums for name in parts)
+    )
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

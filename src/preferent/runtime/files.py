@@ -112,6 +112,8 @@ def make_folder(folder: Path) -> None:
 @contextmanager
 def wanted(out: Path) -> Iterator[None]:
     """Around the first use of what ``--out`` names: UsageError where the system does not let it be made or written."""
+    if "\0" in str(out):
+        raise UsageError(f"{str(out)!r} cannot be written (no path has the character NUL): choose another --out.")
     try:
         yield
     except OSError as error:

@@ -185,7 +185,12 @@ class LocalLearner(Generic[N]):
         parameters = dict(self._model.named_parameters())
         if missing := {n for n, p in parameters.items() if p.requires_grad} ^ set(state["model"]):
             raise ValueError(f"the checkpoint is of another model: parameter {min(missing)} is on one side only")
-        with torch.no_grad():
+        held = [(parameters[name], value) for name, value in state["model"].items()]
+        held += [(parameters[name], v) for name, of in state["optimizer"].items() for v in of.values() if v.dim()]
+        if any(value.shape != p.shape for p, value in held):
+            raise ValueError("the checkpoint is of another model: its parameters have other shapes")
+        counts = [int(state[name]) for name in ("version", "bad", "last_bad")]
+        with torch.no_grad():  # nothing was changed until here, and nothing is refused from here on
             for name, value in state["model"].items():
                 parameters[name].copy_(value)
         # A step count lies with its parameter where the optimiser is fused, else on the CPU.
@@ -194,7 +199,7 @@ class LocalLearner(Generic[N]):
             own = parameters[name]
             place = {k: own.device if v.dim() or fused else v.device for k, v in moments.items()}
             self.optimizer.state[own] = {k: v.clone().to(place[k]) for k, v in moments.items()}
-        self.version, self.bad, self.last_bad = (int(state[name]) for name in ("version", "bad", "last_bad"))
+        self.version, self.bad, self.last_bad = counts
 
 
 def local_learner(

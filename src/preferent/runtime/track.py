@@ -22,6 +22,7 @@ from preferent.runtime import files
 from preferent.types import Metrics
 
 log = logging.getLogger(__name__)
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 
 
 class Writer(Protocol):
@@ -43,12 +44,13 @@ class JsonLines:
         files.make_folder(path.parent)
         if path.exists():
             _cut(path, start)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("a", encoding="utf-8")
 
     def write(self, step: int, metrics: Metrics) -> None:
         if taken := metrics.keys() & {"step", "time"}:
             raise ValueError(f"metrics may not be called {' or '.join(sorted(taken))}: every line has these already")
         row = {"step": step, "time": round(time.time(), 3)} | {name: _strict(value) for name, value in metrics.items()}
+        files.failpoint("write", self._path)
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
 
@@ -135,19 +137,22 @@ def _cut(path: Path, start: int) -> None:
             end, last = end + len(line), row["step"]
     if last < start:
         log.warning("%s ends at step %d, the run goes on after step %d: lines between were lost.", path, last, start)
+    files.failpoint("write", path)
     os.truncate(path, end)
     files.sync(path)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """One complete line, or None for a torn one."""
+    """One complete line of numbers, or None for a torn or damaged one."""
     if not line.endswith(b"\n"):
         return None
     try:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    return row if all(isinstance(value, int | float) or value in NOT_FINITE for value in row.values()) else None
 
 
 @cache

@@ -31,8 +31,16 @@ def packed(name: str, state: Mapping[str, Any]) -> tuple[bytes, dict[str, Tensor
 
 
 def unpacked(text: bytes, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The inverse of ``packed``. A tensor that stood in several places is one tensor again."""
-    state: dict[str, Any] = _unpacked(json.loads(text), tensors)
+    """The inverse of ``packed``. A tensor that stood in several places is one tensor again.
+
+    Raises ValueError for what ``packed`` would not write.
+    """
+    try:
+        state = _unpacked(json.loads(text), tensors)
+    except (KeyError, TypeError, struct.error) as error:
+        raise ValueError(f"expected a state as it was written; got {error!r}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"expected a state, a mapping; got {type(state).__name__}")
     return state
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import click
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 
 from preferent.config import UsageError, flatten
 from preferent.models.scratch import Size
@@ -41,7 +41,7 @@ class Options:
     ]
     out: Annotated[Path, "folder that is written: config.yaml, manifest.json and model/"]
     size: Size = Size()
-    seed: Annotated[int, "seed of the random weights", Ge(0)] = 0
+    seed: Annotated[int, "seed of the random weights", Ge(0), Lt(2**63)] = 0
 
 
 def run(options: Options) -> None:

@@ -86,7 +86,7 @@ class RunOptions:
     steps: Annotated[int | None, "optimiser steps, in place of --epochs; none: as many as the epochs make", Gt(0)] = (
         None
     )
-    seed: Annotated[int, "seed of everything drawn at random", Ge(0)] = 0
+    seed: Annotated[int, "seed of everything drawn at random", Ge(0), Lt(2**63)] = 0
     eval_every: Annotated[int | None, "steps between evaluations; none: only at the end", Gt(0)] = 50
     save_every: Annotated[
         int | None, "steps between checkpoints; none: as often as keeps saving under 2 % of the time", Gt(0)
@@ -100,7 +100,7 @@ class RunOptions:
         int | None, "stop after this many evaluations without a better --keep-best; none: never", Gt(0)
     ] = None
     threads: Annotated[
-        int | None, "CPU threads; none: PyTorch's choice. Bits depend on it, so it is recorded", Gt(0)
+        int | None, "CPU threads; none: PyTorch's choice. Bits depend on it, so it is recorded", Gt(0), Le(4096)
     ] = None
 
 
@@ -142,7 +142,7 @@ class UseOptions:
 
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
     trust_remote_code: Annotated[bool, "run Python code that comes with the model; only for authors you trust"] = False
-    seed: Annotated[int, "seed of the noise that replies are drawn with", Ge(0)] = 0
+    seed: Annotated[int, "seed of the noise that replies are drawn with", Ge(0), Lt(2**63)] = 0
 
 
 def watched(keep_best: str) -> tuple[str, Literal["min", "max"]]:

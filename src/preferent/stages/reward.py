@@ -76,7 +76,7 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         pairs = partial(collate.grouped_pairs, margins=dict(enumerate(options.reward.margins)))
         splits = [split(collate.by_prompt(rows), i, options.reward.members) for i in each]
         epochs, size = options.run.epochs, options.optimiser.batch
-        updates = options.run.steps or max(1, round(epochs * min(map(len, splits)) / size))
+        updates = options.run.steps or collate.steps_in(epochs, min(map(len, splits)), size)
         batches = [collate.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
         learners = [
             training.learner_of(scorer, options, updates=updates, member=f"member-{i}")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Lt
 from rich.console import Console
 
 from preferent.worlds.support_desk.pipeline import Demo, begin, write
@@ -37,7 +37,7 @@ class Options:
 
     out: Annotated[Path, "folder for the data, the runs and the results"] = Path("runs/demo")
     all: Annotated[bool, "train GRPO and DPO on the same comparisons too"] = False
-    seed: Annotated[int, "seed of the world, the crowd, the models and the sampling", Ge(0)] = 0
+    seed: Annotated[int, "seed of the world, the crowd, the models and the sampling", Ge(0), Lt(2**63)] = 0
     resume: Annotated[bool, "go on with the demo in --out, from where it stopped"] = False
 
 
