@@ -202,3 +202,23 @@ def test_samples_hold_what_was_said_at_an_evaluation(data, tmp_path):
     assert len(rows) == len(PROMPTS)
     assert rows[0]["prompt"][0]["content"] == PROMPTS[0]["prompt"]
     assert {"reply", "reward", "stop"} <= rows[0].keys()
+
+
+def test_the_truth_is_asked_of_held_out_replies_and_changes_nothing(data, tmp_path):
+    """The same weights with and without it; the metric is the function's mean over the samples in the run's folder."""
+    words = [*command("grpo", data), "--eval-data", data["prompts"], "--eval-every", "1", "--steps", "2"]
+    truth = ["--truth", reward("brief")]
+    for name, more in (("with", truth), ("without", [])):
+        assert run(*words, *more, "--out", tmp_path / name) == 0
+    last = list(metrics_in(tmp_path / "with" / "metrics.jsonl"))[-1]
+    said = [json.loads(line)["reply"] for line in (tmp_path / "with/samples/step-2.jsonl").read_text().splitlines()]
+    assert last["eval/truth"] == pytest.approx(sum(-len(reply) / 10 for reply in said) / len(said))
+    one, other = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("with", "without"))
+    assert one == other
+    assert "eval/truth" not in list(metrics_in(tmp_path / "without" / "metrics.jsonl"))[-1]
+
+
+def test_the_truth_without_held_out_prompts_is_refused(data, tmp_path, capsys):
+    words = [*command("grpo", data), "--truth", reward("brief"), "--out", tmp_path / "run"]
+    assert run(*words) == 2
+    assert "name some with --eval-data" in capsys.readouterr().err

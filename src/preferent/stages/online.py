@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge
 
 from preferent.config import UsageError
-from preferent.stages.options import SamplingOptions
+from preferent.stages.options import DataOptions, SamplingOptions
 
 if TYPE_CHECKING:
     from preferent.data.template import Template
@@ -41,6 +41,11 @@ class RewardOptions:
     ] = "mean"
     caution: Annotated[float, "with uncertain: what a unit of variance between members costs", Ge(0)] = 1.0
     end_penalty: Annotated[float, "taken off the score of a reply that was cut off at its length", Ge(0)] = 1.0
+    truth: Annotated[
+        tuple[str, ...],
+        "what replies are really worth, named as --reward is: asked of replies to --eval-data alone, and never trained "
+        "on (eval/truth), so that a reward which is exploited shows",
+    ] = ()
 
 
 def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int) -> LocalSampler:
@@ -78,6 +83,15 @@ def reward_of(options: RewardOptions, tokenizer: Any, *, device: str) -> tuple[R
     return (EndRewarded(reward, options.end_penalty) if options.end_penalty else reward), learned
 
 
+def truth_of(options: RewardOptions, data: DataOptions, tokenizer: Any, *, device: str) -> Reward | None:
+    """What ``--truth`` names. Raises UsageError where there are no held-out prompts to ask it about."""
+    from preferent.rewards.load import load_reward
+
+    if options.truth and not data.eval_data:
+        raise UsageError("--truth is asked of replies to held-out prompts: name some with --eval-data.")
+    return load_reward(options.truth, tokenizer, device=device) if options.truth else None
+
+
 def reward_models(reward: Reward) -> dict[str, ScoringModel]:
     """The models in a reward, by name."""
     from preferent.rewards.combined import EndRewarded, Weighted
@@ -99,6 +113,7 @@ def measuring(
     reward: Reward,
     prompts: Sequence[Prompt],
     run: Run,
+    truth: Reward | None = None,
 ) -> Callable[[int], Metrics]:
     """Evaluation on held-out prompts, one reply each, drawn with the same noise; samples go to the run's folder."""
     from preferent.algorithms.rollouts import described, scored
@@ -120,6 +135,7 @@ def measuring(
         groups = drawn.sample(prompts, 1)
         flat = [episode for group in groups for episode in group]
         scores, parts = scored(reward, flat)
+        worth = {} if truth is None else {"truth": scored(truth, flat)[0].mean().item()}
         x = episodes(groups)
         said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).cpu()
         written(
@@ -132,7 +148,7 @@ def measuring(
         drawn_at = logprobs(groups)
         kl = k1(drawn_at, said).sum(-1).mean().item()
         texts = [episode.text for episode in flat]
-        return {**described(flat, scores, x, drawn_at), **parts, "kl": kl, "distinct_2": distinct(texts, 2)}
+        return {**described(flat, scores, x, drawn_at), **parts, **worth, "kl": kl, "distinct_2": distinct(texts, 2)}
 
     return measure
 

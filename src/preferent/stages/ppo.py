@@ -56,11 +56,12 @@ def run(options: Options, *, title: str = "PPO") -> None:
     from preferent.rewards.shaping import AdaptiveKL
     from preferent.stages import online, plan, training
 
-    with training.opened(options, reads=training.readable(options.reward.reward)) as run:
+    with training.opened(options, reads=training.readable([*options.reward.reward, *options.reward.truth])) as run:
         policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
+        truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
         reference = policy.frozen()
@@ -88,6 +89,6 @@ def run(options: Options, *, title: str = "PPO") -> None:
             title=title,
             total=len(batches),
             numbers=("reward", "kl", "length"),
-            measure=online.measuring(learner, reference, sampler, reward, held_out, run) if held_out else None,
+            measure=online.measuring(learner, reference, sampler, reward, held_out, run, truth) if held_out else None,
             save=lambda folder: save(policy, folder),
         )  # fmt: skip

@@ -65,7 +65,12 @@ def run(options: Options) -> None:
     held = {"eval_data": (str(demo.path("held_out.jsonl")),)}
     demo.train("reward", f" 4/{last} reward model", model=sft, **asked, **held)
     say(f"                      held-out accuracy {accuracy(demo):.3f}   (noise ceiling {facts['ceiling']:.3f})")
-    online: dict[str, Any] = {"reward": (str(demo.path("reward")),), "data": (str(demo.path("questions.jsonl")),)}
+    online: dict[str, Any] = {
+        "reward": (str(demo.path("reward")),),
+        "data": (str(demo.path("questions.jsonl")),),
+        "eval_data": (str(demo.path("watched.jsonl")),),
+        "truth": (f"{demo.path('truth.py')}:gold",),
+    }
     for i, method in enumerate(methods):
         words = asked if method == "dpo" else online
         demo.train(method, f" {5 + i}/{last} {method.upper()}", model=sft, **words)

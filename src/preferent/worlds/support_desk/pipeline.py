@@ -29,6 +29,18 @@ MAX_NEW_TOKENS = 48
 MARKER = "demo.json"  # says that a folder is a demo's, of which seed, and by which version
 
 
+TRUTH = '''"""What people want of a reply, which this world hides: asked on held-out questions, and never trained on."""
+
+from preferent.worlds.support_desk.world import World
+
+WORLD = World(seed={seed})
+
+
+def gold(episodes):
+    return [WORLD.utility(episode.prompt.info["messages"], episode.text) for episode in episodes]
+'''
+
+
 @dataclass(frozen=True)
 class Sizes:
     """How much of everything: what fits into three minutes on two CPU cores."""
@@ -40,6 +52,7 @@ class Sizes:
     members: int = 3
     judged: int = 80  # held-out questions for the reward models' accuracy
     evaluated: int = 400  # held-out questions for the table
+    watched: int = 64  # of them, for the truth along the way
 
 
 SIZES = Sizes()
@@ -47,7 +60,7 @@ TEMPERATURE = 0.65  # of every policy, when it is trained by sampling and when i
 COMMON = {"max_length": 128, "max_new_tokens": MAX_NEW_TOKENS, "temperature": TEMPERATURE}
 SFT = {"lr": 3e-3, "batch": 16, "schedule": "cosine", "adam_beta2": 0.98, "weight_decay": 0.05}
 # The lowest of the members' scores: where they disagree, a policy should not believe the kindest of them.
-ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst"}
+ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst", "eval_every": 5}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
     "reward": SFT | {"lr": 7e-4, "batch": 4, "weight_decay": 0.01, "members": SIZES.members},
@@ -94,6 +107,9 @@ class Demo:
         if not self.path("demonstrations.jsonl").is_file():
             shown = self.world.demonstrations(self.sizes.demonstrations, self.seed)
             write(self.path("questions.jsonl"), [{"prompt": q.text} for q in self.world.train_questions])
+            watched = self.world.heldout_questions[: self.sizes.watched]
+            write(self.path("watched.jsonl"), [{"prompt": q.text} for q in watched])
+            self.path("truth.py").write_text(TRUTH.format(seed=self.seed), encoding="utf-8")
             rows = [{"prompt": q.text, "completion": reply} for q, reply in shown]
             write(self.path("demonstrations.jsonl"), rows)
         if not self.path("base").is_dir():
