@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "data import": ("preferent.stages.importing", "Put the judgements of a file into a store.", "Start"),
     "data export": ("preferent.stages.exporting", "Write the judgements of a store into a file.", "Start"),
     "data verify": ("preferent.stages.verify", "Show that nothing in a store of judgements was changed.", "Start"),
+    "data erase": ("preferent.stages.erase", "Erase who an annotator is; the judgements stay.", "Start"),
     "sft": ("preferent.stages.sft", "Supervised fine-tuning on demonstrations.", "Train"),
     "reward": ("preferent.stages.reward", "Train a reward model on comparisons.", "Train"),
     "ppo": ("preferent.stages.ppo", "Reinforcement learning with a critic, against a reward.", "Train"),

@@ -4,12 +4,14 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import select
 
 from preferent.config import UsageError
 from preferent.feedback.records import Choice, Ranks, Skipped, item
-from preferent.feedback.store import open_engine
+from preferent.feedback.store import open_engine, reading
 from preferent.feedback.store.queue import answer, ask, claim, release
 from preferent.feedback.store.store import add_annotator, add_campaign, read_judgements
+from preferent.feedback.store.tables import leases, tasks
 
 LEFT, RIGHT = Choice((1.0, 0.0)), Choice((0.0, 1.0))
 
@@ -178,6 +180,59 @@ def test_sixteen_writers_at_once_lose_nothing_and_exceed_nothing(where):
     assert kept == Counter(acknowledged)
     assert opinions(engine) == {each.id: 3 for each in asked}
     engine.dispose()
+
+
+def test_one_person_in_many_tabs_says_one_thing_of_each_item(where):
+    """Each tab with a connection of its own, all claiming, answering and letting go at once."""
+    engine = open_engine(where)
+    asked = campaign(engine, items=30, people=1, overlap=5)
+
+    def tab(i):
+        mine = open_engine(where)
+        while lease := claim(mine, "c", "p0"):
+            try:
+                if i % 4 == 3:
+                    release(mine, lease.id)
+                answer(mine, lease.id, LEFT)
+            except UsageError as error:
+                assert "given back, or asked for again" in str(error)  # noqa: PT017  (it may come, or not)
+        mine.dispose()
+
+    with ThreadPoolExecutor(8) as tabs:
+        list(tabs.map(tab, range(8)))
+    assert opinions(engine) == {each.id: 1 for each in asked}
+    with reading(engine) as connection:
+        assert connection.execute(select(tasks.c.taken)).scalars().all() == [1] * 30
+        assert connection.execute(select(leases.c.state)).scalars().all() == ["answered"] * 30
+    engine.dispose()
+
+
+def test_the_same_items_asked_in_many_orders_at_once_are_asked_once(where):
+    engine = open_engine(where)
+    asked = questions(400)
+    names = ("c", "c", "d", "d")
+    for name in names:
+        add_campaign(engine, name)
+
+    def someone(i):
+        mine = open_engine(where)
+        order = asked if i % 2 else asked[::-1]
+        added = ask(mine, names[i], iter(order))
+        mine.dispose()
+        return added
+
+    with ThreadPoolExecutor(4) as people:
+        assert sum(people.map(someone, range(4))) == 800
+    engine.dispose()
+
+
+def test_items_are_handed_out_in_the_order_in_which_they_were_asked(engine):
+    asked = campaign(engine, items=12, overlap=1)
+    claimed = []
+    while lease := claim(engine, "c", "p0"):
+        claimed.append(lease.item)
+        answer(engine, lease.id, LEFT)
+    assert claimed == asked
 
 
 def test_work_is_spread_over_those_who_come(engine):

@@ -112,6 +112,61 @@ def test_a_correction_supersedes_and_nothing_is_overwritten(engine):
             add_judgements(engine, [Judgement(of, "p1", Choice((0.0, 1.0)), supersedes=supersedes)])
 
 
+def test_a_correction_stays_in_its_campaign_and_may_come_with_what_it_corrects(engine):
+    add_annotator(engine, "p1")
+    add_items(engine, ITEMS)
+    first = Judgement(ITEMS[0].id, "p1", Choice((1.0, 0.0)), campaign="c")
+    second = Judgement(ITEMS[0].id, "p1", Choice((0.5, 0.5)), supersedes=first.id)
+    third = Judgement(ITEMS[0].id, "p1", Choice((0.0, 1.0)), supersedes=second.id)
+    add_judgements(engine, [first, second, third])
+    [[_, [now]]] = read_judgements(engine, campaign="c")
+    assert (now.id, now.answer, now.campaign) == (third.id, third.answer, "c")
+    fourth = Judgement(ITEMS[0].id, "p1", Choice((1.0, 0.0)), supersedes=third.id)
+    add_judgements(engine, [fourth])
+    [[_, [now]]] = read_judgements(engine, campaign="c")
+    assert now.id == fourth.id
+    assert verify(engine).faults == ()
+
+
+def test_nobody_corrects_what_another_said(engine):
+    first = filled(engine, 1)[0]
+    add_annotator(engine, "p2")
+    with pytest.raises(UsageError, match="annotator p1's, who alone can supersede it; got p2"):
+        add_judgements(engine, [Judgement(first.item, "p2", Choice((0.0, 1.0)), supersedes=first.id)])
+
+
+@pytest.mark.parametrize(
+    ("keep", "why"),
+    [
+        (lambda engine: add_annotator(engine, "p" * 65), "annotators, id: expected at most 64 characters; got 65"),
+        (lambda engine: add_annotator(engine, ""), "can be printed; got ''"),
+        (lambda engine: add_annotator(engine, "p2", kind="k" * 17), "annotators, kind: expected at most 16"),
+        (lambda engine: add_annotator(engine, "p2", name="A\0da"), "identities, name: expected text without NUL"),
+        (lambda engine: add_campaign(engine, "c" * 65), "campaigns, id: expected at most 64"),
+        (lambda engine: add_campaign(engine, ""), "Expected a campaign's name"),
+        (lambda engine: add_campaign(engine, "c\0"), "campaigns, id: expected text without NUL"),
+        (lambda engine: add_campaign(engine, "c", guideline="\ud800"), "guidelines, text: expected text without"),
+        (lambda engine: add_judgements(engine, [noted("a\0b")]), "judgements, note: expected text without NUL"),
+        (
+            lambda engine: add_judgements(engine, [noted("", campaign="c" * 65)]),
+            "judgements, campaign: expected at most",
+        ),
+        (lambda engine: add_judgements(engine, [noted("", id="i" * 65)]), "judgements, id: expected at most 64"),
+        (lambda engine: add_judgements(engine, [noted("", seconds=float("nan"))]), "seconds: expected a finite"),
+    ],
+)
+def test_what_one_database_would_not_hold_both_refuse_with_the_same_sentence(engine, keep, why):
+    filled(engine)
+    with pytest.raises(UsageError, match=re.escape(why)):
+        keep(engine)
+    found = verify(engine)
+    assert (found.judgements, found.unsealed, found.faults) == (5, 11, ())
+
+
+def noted(note, **settings):
+    return Judgement(ITEMS[0].id, "p1", Skipped("x"), note=note, **settings)
+
+
 def test_judgements_are_kept_all_or_none(engine):
     filled(engine, 1)
     good = Judgement(ITEMS[0].id, "p1", Skipped("x"))
@@ -166,11 +221,15 @@ def test_what_is_no_store_is_said_to_be_none(tmp_path):
         (tmp_path / "notes.txt", "no store, or a damaged one"),
         (tmp_path / "nowhere" / "store.db", "cannot be opened"),
         ("mysterious://x", "is no store"),
+        ("mysql://a/b", "expected the path of a SQLite file, or a URL: sqlite:///path, or postgresql://"),
+        ("postgresql://a:nowhere/b", "expected the path of a SQLite file"),
     ]:
         with pytest.raises(UsageError, match=why):
             open_engine(where)
-    with pytest.raises(UsageError, match="There is no store at"):
-        open_engine(tmp_path / "missing.db", make=False)
+    for missing in (tmp_path / "missing.db", f"sqlite:///{tmp_path}/missing.db"):
+        with pytest.raises(UsageError, match="There is no store at"):
+            open_engine(missing, make=False)
+    assert not (tmp_path / "missing.db").exists()
 
 
 def test_a_full_disk_stops_with_a_sentence_and_loses_nothing_acknowledged(tmp_path):
@@ -226,10 +285,11 @@ def test_what_was_acknowledged_outlives_a_kill(tmp_path):
 def test_a_database_of_something_else_is_left_alone_unless_a_store_is_to_be_made(tmp_path):
     with closing(sqlite3.connect(tmp_path / "mine.db")) as mine, mine:
         mine.execute("CREATE TABLE thesis (words TEXT)")
+    before = (tmp_path / "mine.db").read_bytes()
     with pytest.raises(UsageError, match="holds no store of judgements"):
         open_engine(tmp_path / "mine.db", make=False)
-    with closing(sqlite3.connect(tmp_path / "mine.db")) as mine:
-        assert mine.execute("SELECT name FROM sqlite_master").fetchall() == [("thesis",)]
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.db"]
+    assert (tmp_path / "mine.db").read_bytes() == before
 
 
 def test_a_writer_who_waits_in_vain_for_another_is_told_so(tmp_path, monkeypatch):

@@ -3,9 +3,21 @@
 import json
 import math
 import shutil
+import sqlite3
+from contextlib import closing
 
 import pytest
-from told_runs import evaluation, manifest, results, run_folder, weights, whole, write_judged, write_samples
+from told_runs import (
+    evaluation,
+    manifest,
+    results,
+    run_folder,
+    weights,
+    whole,
+    write_judged,
+    write_samples,
+    write_store,
+)
 
 from preferent.config import UsageError
 from preferent.report.reading import found
@@ -156,6 +168,27 @@ def test_an_evaluation_with_a_hole_in_it_is_damaged(tmp_path):
     all_ = told(folder)
     assert all_.evaluations == []
     assert [path.name for path, _ in all_.damaged] == ["evaluation.json", "results.json"]
+
+
+@pytest.mark.parametrize("statement", ["DROP TABLE judgements", "UPDATE judgements SET label = 'x'", None])
+def test_a_damaged_store_beside_the_runs_is_named_and_the_runs_are_told_of(statement, tmp_path):
+    run_folder(tmp_path / "runs" / "sft", "sft")
+    store = tmp_path / "runs" / "judgements.db"
+    write_store(store)
+    assert len(told(tmp_path / "runs").annotators) == 1
+    if statement:
+        with closing(sqlite3.connect(store)) as connection, connection:
+            connection.execute(statement)
+    else:
+        content = bytearray(store.read_bytes())
+        content[8192:] = b"\xa5" * (len(content) - 8192)
+        store.write_bytes(content)
+    all_ = told(tmp_path / "runs")
+    assert len(all_.runs) == 1
+    assert all_.annotators == []
+    [(path, why)] = all_.damaged
+    assert path == store
+    assert "damaged" in why
 
 
 def test_a_number_that_is_text_in_a_manifest_does_no_harm(tmp_path):

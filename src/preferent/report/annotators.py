@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from preferent.config import UsageError
 from preferent.feedback.aggregation import majority
 from preferent.feedback.agreement import Agreement, krippendorff_counts
 from preferent.feedback.store import open_engine
@@ -35,5 +36,9 @@ def annotators_in(path: Path) -> Annotators:
         people = [Annotator(each, sides.get(each.annotator)) for each in habits(engine)]
         people.sort(key=lambda each: -each.habits.choices)
         return Annotators(str(path), krippendorff_counts(label_table(engine)), people)
+    except UsageError:
+        raise
+    except (ValueError, TypeError) as error:  # a label that is no number, say
+        raise UsageError(f"{path}: is damaged: {error}. Restore it from a copy.") from error
     finally:
         engine.dispose()

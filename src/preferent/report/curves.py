@@ -61,7 +61,14 @@ def paths(runs: Sequence[Run], reward: str, kl: str, title: str, places: Places)
         if at is not None and points[at].finite and run.finished:
             marks.append(Mark(points[at].x, points[at].y, f"{run.name}, step {number(chosen)}"))
     note = "A line is a run's way, averaged over neighbouring steps; the ring is the checkpoint that became its model."
-    return lines(series, Axis("√KL to where it began", low=0.0), Axis("reward"), title=title, note=note, marks=marks)
+    return lines(
+        series,
+        Axis("√KL to where it began", low=0.0),
+        Axis(reward.rpartition("/")[2]),
+        title=title,
+        note=note,
+        marks=marks,
+    )
 
 
 def chosen_line(run: Run) -> str:

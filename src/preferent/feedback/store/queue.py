@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, and_, delete, exists, select, update
 
 from preferent.config import UsageError
 from preferent.feedback.records import Answer, Item, Judgement, batched, checked, digest
-from preferent.feedback.store.engine import writing
+from preferent.feedback.store.engine import repeated, writing
 from preferent.feedback.store.store import (
     BATCH,
     insert_items,
@@ -40,6 +40,7 @@ class Lease:
     until: float  # seconds since 1970
 
 
+@repeated
 def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = None) -> Lease | None:
     """The item that this annotator has already, or the next; None when there is nothing left for them.
 
@@ -50,7 +51,7 @@ def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = N
         seconds = connection.execute(select(campaigns.c.lease).where(campaigns.c.id == campaign)).scalar()
         if seconds is None:
             raise UsageError(f'There is no campaign "{campaign}" in this store.')
-        if connection.execute(select(annotators.c.id).where(annotators.c.id == annotator)).first() is None:
+        if not alone_as(connection, annotator):
             raise UsageError(f'There is no annotator "{annotator}" in this store.')
         give_back(connection, leases.c.until < now)
         held = connection.execute(
@@ -66,7 +67,11 @@ def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = N
         item = item_of(connection, task.item)
         lease = Lease(uuid4().hex, item, order(task.number, annotator, len(item.options)), now + seconds)
         connection.execute(update(tasks).where(tasks.c.number == task.number).values(taken=tasks.c.taken + 1))
-        connection.execute(delete(leases).where(leases.c.task == task.number, leases.c.annotator == annotator))
+        connection.execute(
+            delete(leases).where(
+                leases.c.task == task.number, leases.c.annotator == annotator, leases.c.state == "over"
+            )
+        )
         connection.execute(
             leases.insert().values(
                 id=lease.id,
@@ -81,6 +86,15 @@ def claim(engine: Engine, campaign: str, annotator: str, *, at: float | None = N
         return lease
 
 
+def alone_as(connection: Connection, annotator: Any) -> bool:
+    """Whether there is such an annotator; what else they do at once (in two tabs, say) waits until this is done.
+
+    Each statement after it sees what they did before. Records of other people's work may refer to them meanwhile.
+    """
+    row = select(annotators.c.id).where(annotators.c.id == annotator)
+    return connection.execute(row.with_for_update(key_share=True)).first() is not None
+
+
 def next_task(connection: Connection, campaign: str, annotator: str) -> Any:
     """The first open task, by priority, that this annotator has neither answered nor holds; locked until the end."""
     mine = and_(leases.c.task == tasks.c.number, leases.c.annotator == annotator, leases.c.state != "over")
@@ -93,12 +107,14 @@ def next_task(connection: Connection, campaign: str, annotator: str) -> Any:
     return connection.execute(query.with_for_update(of=tasks, skip_locked=True)).first()
 
 
+@repeated
 def answer(
     engine: Engine, lease: str, said: Answer, *, seconds: float | None = None, note: str = "", at: float | None = None
 ) -> Judgement:
     """Keep an answer; the same answer twice is kept once. Raises UsageError for one that does not fit the item."""
     now = time.time() if at is None else at
     with writing(engine) as connection:
+        alone_as(connection, select(leases.c.annotator).where(leases.c.id == lease).scalar_subquery())
         row = connection.execute(
             select(leases, tasks.c.item, tasks.c.campaign, campaigns.c.guideline)
             .join(tasks, tasks.c.number == leases.c.task)
@@ -143,6 +159,7 @@ def said_before(connection: Connection, lease: str, said: Answer) -> Judgement:
     return kept
 
 
+@repeated
 def release(engine: Engine, lease: str) -> None:
     """Give an item back unanswered."""
     with writing(engine) as connection:
@@ -167,13 +184,20 @@ def order(task: int, annotator: str, options: int) -> tuple[int, ...]:
 
 def ask(engine: Engine, campaign: str, of: Iterable[Item], *, priority: float = 0.0) -> int:
     """Put items into a campaign; how many are new to it. Raises UsageError for a campaign that does not exist."""
+    return ask_all(engine, campaign, list(of), priority)
+
+
+@repeated
+def ask_all(engine: Engine, campaign: str, of: Sequence[Item], priority: float) -> int:
+    """Who asks in the same campaign waits here, so that tasks can stand in the order in which they were asked."""
     added = 0
     with writing(engine) as connection:
-        wanted = connection.execute(select(campaigns.c.overlap).where(campaigns.c.id == campaign)).scalar()
+        settings = select(campaigns.c.overlap).where(campaigns.c.id == campaign)
+        wanted = connection.execute(settings.with_for_update(key_share=True)).scalar()
         if wanted is None:
             raise UsageError(f'There is no campaign "{campaign}" in this store.')
+        insert_items(connection, of)
         for some in batched(of, BATCH):
-            insert_items(connection, some)
             rows = [{"campaign": campaign, "item": each.id, "wanted": wanted, "priority": priority} for each in some]
             added += len(insert_new(connection, tasks, rows))
     return added

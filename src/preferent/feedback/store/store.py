@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, delete, exists, select
+from sqlalchemy import Connection, Engine, Table, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -23,24 +26,32 @@ from preferent.feedback.records import (
     plain,
     read_answer,
 )
-from preferent.feedback.store.engine import is_postgresql, reading, writing
+from preferent.feedback.store.engine import is_postgresql, pragma, reading, repeated, shown, writing
 from preferent.feedback.store.log import content, happened
 from preferent.feedback.store.tables import annotators, campaigns, guidelines, identities, items, judgements
 
 BATCH = 500  # rows to a statement
 TIE, BOTH_BAD = -1, -2
+UNFIT = re.compile("[\0\ud800-\udfff]")  # PostgreSQL keeps no NUL, and half a character is no UTF-8
 
 
 # --- writing -------------------------------------------------------------------------------------
 def add_items(engine: Engine, new: Iterable[Item]) -> None:
     """Keep items; those that are there already stay as they are."""
+    add_all_items(engine, list(new))
+
+
+@repeated
+def add_all_items(engine: Engine, new: Sequence[Item]) -> None:
     with writing(engine) as connection:
         insert_items(connection, new)
 
 
 def insert_items(connection: Connection, new: Iterable[Item]) -> None:
+    """In the order of their ids, so that no two writers of the same items wait for each other."""
     at = now()
-    for some in batched({each.id: each for each in new}.values(), BATCH):
+    by_id = sorted({each.id: each for each in new}.items())
+    for some in batched((each for _, each in by_id), BATCH):
         rows: list[dict[str, Any]] = [
             {
                 "id": each.id,
@@ -63,7 +74,26 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
         return []
     insert = postgresql.insert if is_postgresql(connection.engine) else sqlite.insert
     first = next(iter(table.primary_key))
-    return list(connection.execute(insert(table).on_conflict_do_nothing().returning(first), rows).scalars())
+    new = insert(table).on_conflict_do_nothing().returning(first)
+    return list(connection.execute(new, fitting(table, rows)).scalars())
+
+
+def fitting(table: Table, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The rows, where both databases can hold them. Raises UsageError that names the column."""
+    for row in rows:
+        for name, value in row.items():
+            longest = getattr(table.c[name].type, "length", None) or math.inf
+            if isinstance(value, str) and len(value) > longest:
+                raise UsageError(
+                    f"{table.name}, {name}: expected at most {longest} characters; got {len(value)}: {value[:20]!r}…"
+                )
+            if isinstance(value, str) and UNFIT.search(value):
+                raise UsageError(
+                    f"{table.name}, {name}: expected text without NUL or halves of characters; got {value!r:.80}."
+                )
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{table.name}, {name}: expected a finite number; got {value}.")
+    return rows
 
 
 def add_annotator(engine: Engine, id: str, *, kind: str = "person", name: str = "", contact: str = "") -> None:
@@ -74,7 +104,7 @@ def add_annotator(engine: Engine, id: str, *, kind: str = "person", name: str = 
 
 def insert_annotator(connection: Connection, id: str, kind: str, name: str = "", contact: str = "") -> str:
     """The id, of an annotator who is new or known. Raises UsageError for one that cannot be shown on a line."""
-    if not id.isprintable():
+    if not id or not id.isprintable():
         raise UsageError(f"Expected an annotator's id that can be printed; got {id!r}.")
     if insert_new(connection, annotators, [{"id": id, "kind": kind, "at": now()}]):
         happened(connection, "annotator", [(id, digest([id, kind]))])
@@ -83,13 +113,39 @@ def insert_annotator(connection: Connection, id: str, kind: str, name: str = "",
     return id
 
 
-def erase(engine: Engine, annotator: str) -> None:
-    """Forget who an annotator is; the judgements stay. Raises UsageError for an unknown one."""
+def annotators_named(engine: Engine, name: str) -> list[str]:
+    """The annotators of this name."""
+    with reading(engine) as connection:
+        found = select(identities.c.annotator).where(identities.c.name == name).order_by(identities.c.annotator)
+        return list(connection.execute(found).scalars())
+
+
+def judged_by(engine: Engine, annotator: str) -> int:
+    """How many judgements of an annotator are kept."""
+    with reading(engine) as connection:
+        return connection.execute(select(func.count()).where(judgements.c.annotator == annotator)).scalar_one()
+
+
+def erase(engine: Engine, annotator: str) -> bool:
+    """Forget who an annotator is; the judgements stay. Whether a name was known.
+
+    Raises UsageError for an unknown one, and where a reader keeps SQLite from clearing its log, which holds the name.
+    """
     with writing(engine) as connection:
         if connection.execute(select(annotators.c.id).where(annotators.c.id == annotator)).first() is None:
             raise UsageError(f'There is no annotator "{annotator}" in this store.')
-        connection.execute(delete(identities).where(identities.c.annotator == annotator))
+        known = bool(connection.execute(delete(identities).where(identities.c.annotator == annotator)).rowcount)
+        if not is_postgresql(engine):  # written anew, for pages that SQLite once joined may hold copies of their rows
+            others = [dict(row) for row in connection.execute(select(identities)).mappings()]
+            connection.execute(delete(identities))
+            insert_new(connection, identities, others)
         happened(connection, "erasure", [(annotator, digest([annotator]))])
+    if not is_postgresql(engine) and pragma(engine, "wal_checkpoint(TRUNCATE)")[0]:
+        raise UsageError(
+            f"The name of annotator {annotator} is erased, but another program has been reading {shown(engine.url)} all"
+            " the time, and the name stays in its -wal file: erase this annotator once more when it is done."
+        )
+    return known
 
 
 def add_campaign(engine: Engine, id: str, *, overlap: int = 1, lease: float = 900.0, guideline: str = "") -> None:
@@ -97,6 +153,9 @@ def add_campaign(engine: Engine, id: str, *, overlap: int = 1, lease: float = 90
 
     Raises UsageError where it exists with other settings.
     """
+    if not id:
+        raise UsageError("Expected a campaign's name; got an empty one.")
+    fitting(guidelines, [{"text": guideline}])  # before the checksum, which cannot be made of every text
     version = digest(guideline)
     row = {"id": id, "guideline": version, "overlap": overlap, "lease": lease, "at": now()}
     with writing(engine) as connection:
@@ -117,22 +176,35 @@ def add_judgements(engine: Engine, new: Iterable[Judgement]) -> None:
     with writing(engine) as connection:
         for some in batched(new, BATCH):
             found = items_of(connection, {each.item for each in some})
-            of = items_judged(connection, [each.supersedes for each in some if each.supersedes])
+            earlier = judgements_of(connection, [each.supersedes for each in some if each.supersedes])
+            kept = []
             for each in some:
                 checked(found[each.item], each.answer)
-                if each.supersedes and of.get(each.supersedes) != each.item:
-                    raise UsageError(f"There is no judgement {each.supersedes} of item {each.item} to supersede.")
-            insert_judgements(connection, some)
+                mine = correction(each, earlier.get(each.supersedes)) if each.supersedes else each
+                earlier[mine.id] = mine
+                kept.append(mine)
+            insert_judgements(connection, kept)
 
 
-def items_judged(connection: Connection, ids: Collection[str]) -> dict[str, str]:
-    """Which item each of these judgements is of."""
-    query = select(judgements.c.id, judgements.c.item).where(judgements.c.id.in_(ids))
-    return {row.id: row.item for row in connection.execute(query)} if ids else {}
+def judgements_of(connection: Connection, ids: Collection[str]) -> dict[str, Judgement]:
+    """Judgements by their ids, some hundreds at most; those that the store has."""
+    query = select(judgements).where(judgements.c.id.in_(ids))
+    return {row["id"]: judgement_of(row) for row in connection.execute(query).mappings()} if ids else {}
+
+
+def correction(new: Judgement, old: Judgement | None) -> Judgement:
+    """In the campaign of what it corrects, where it names none. Raises UsageError where it corrects nothing it may."""
+    if old is None or old.item != new.item:
+        raise UsageError(f"There is no judgement {new.supersedes} of item {new.item} to supersede.")
+    if old.annotator != new.annotator:
+        raise UsageError(
+            f"Judgement {old.id} is annotator {old.annotator}'s, who alone can supersede it; got {new.annotator}."
+        )
+    return replace(new, campaign=new.campaign or old.campaign)
 
 
 def insert_judgements(connection: Connection, new: Sequence[Judgement]) -> None:
-    rows = [row_of(each) for each in new]
+    rows = fitting(judgements, [row_of(each) for each in new])
     try:
         connection.execute(judgements.insert(), rows)
     except IntegrityError as error:
