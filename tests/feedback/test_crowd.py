@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from preferent.config import UsageError
 from preferent.feedback.agreement import agreement
 from preferent.feedback.crowd import FIRST, SECOND, TIE, Crowd, chance, logistic, merged, noise_ceiling
+from preferent.feedback.records import Choice, Judgement
+from preferent.feedback.summary import choices
 from preferent.types import Comparison, Preference
 
 
@@ -174,6 +176,23 @@ def test_merging_gives_one_soft_label_for_each_comparison():
     assert (soft.comparison, soft.annotator, soft.strength, soft.both_bad) == (one, "ann + bob + cy", 2.0, True)
     assert soft.judgements == ("1", "2")
     assert tie == answers[1]
+
+
+def test_who_prefers_the_other_option_counts_against_the_strength_and_an_export_says_the_same():
+    """Strengths towards the first: (3 + 1 − 2) / 3 = ⅔; and (1 − 3) / 2 is less than none, which is 0."""
+    one, other = many(2)
+    answers = [
+        Preference(one, FIRST, strength=3.0),
+        Preference(one, SECOND, strength=2.0),
+        Preference(one, FIRST, strength=1.0),
+        Preference(other, (0.9, 0.1), strength=1.0),
+        Preference(other, (0.4, 0.6), strength=3.0),
+    ]
+    soft, doubtful = merged(answers)
+    assert soft.strength == pytest.approx(2 / 3)
+    assert doubtful.strength == 0.0
+    said = choices([Judgement("item", "ann", Choice(each.choice, each.strength)) for each in answers[:3]])
+    assert (said.choice, said.strength, said.both_bad) == (soft.choice, soft.strength, soft.both_bad)
 
 
 def test_the_noise_ceiling_counts_ties_out_and_equal_utilities_as_half():

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preferent.config import UsageError
-from preferent.feedback.formats import FORMATS, format_of, summary
+from preferent.feedback import summary
+from preferent.feedback.formats import FORMATS, format_of
 from preferent.feedback.formats.cells import sound
-from preferent.feedback.records import Choice, Judgement, Ranks, Ratings, Written, item
+from preferent.feedback.records import Choice, Judgement, Ranks, Ratings, Steps, Written, item
 
 SAID = {  # what a format has words for: kinds, and how many options at most
     "trl": (KINDS, None),
@@ -193,6 +194,13 @@ def test_a_tie_is_no_row_of_a_plain_file():
     for name in ("trl", "openai"):
         (row,) = FORMATS[name].write(of, [by("a", Choice((0.5, 0.5)), of)], {})
         assert FORMATS[name].plain(row) == {}
+
+
+def test_an_empty_reply_without_steps_is_one_step():
+    of, _ = item(ASK, [({"role": "assistant", "content": ""},)], kind="steps")
+    (row,) = FORMATS["trl"].write(of, [by("a", Steps(()), of)], {})
+    assert row["completions"] == [list(of.options[0])]
+    assert FORMATS["trl"].plain(row) == {}
 
 
 def test_an_edit_is_better_than_what_it_mends():

@@ -1,5 +1,7 @@
 """Importing into a store: all or nothing, once, by pseudonym."""
 
+import sys
+
 import pytest
 from exchanged import judged
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +17,17 @@ from preferent.feedback.store.store import add_judgements, read_judgements
 from preferent.feedback.store.tables import annotators, identities
 
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": "ann"}
+
+
+def corrections(*links, of=("p",), who=("ann",)):
+    """Rows of ours, one for each (id, what it corrects): of these prompts and people, in turn."""
+    rows = []
+    for i, (id, supersedes) in enumerate(links):
+        prompt, annotator = of[i % len(of)], who[i % len(who)]
+        said = {"id": id, "annotator": annotator, "at": "2026-01-31T12:00:00Z", "supersedes": supersedes}
+        said["answer"] = {"said": "choice", "choice": [1.0, 0.0]}
+        rows.append({"kind": "comparison", "prompt": prompt, "chosen": "a", "rejected": "b", "said": [said]})
+    return rows
 
 
 def found(*rows, name="trl"):
@@ -124,3 +137,67 @@ def test_a_correction_corrects_wherever_its_judgement_is_or_comes_to(tmp_path):
         keep(two, found(row))
     for store in (one, two, three):
         store.dispose()
+
+
+CHAINS = {
+    "itself": ([("j", "j")], {}, "corrects itself"),
+    "a circle": ([("j", "k"), ("k", "l"), ("l", "j")], {}, "corrects itself, or what corrects it"),
+    "another item": ([("j", None), ("k", "j")], {"of": ("p", "q")}, "k corrects j, which is of another item"),
+    "another annotator": ([("j", None), ("k", "j")], {"who": ("ann", "bob")}, "which is of another annotator"),
+    "another item, first": ([("k", "j"), ("j", None)], {"of": ("p", "q")}, "k corrects j, which is of another item"),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("batch", [500, 1])
+def test_a_correction_that_could_not_hold_is_refused(engine, monkeypatch, name, batch):
+    """In one batch; and one after another, where the store has the others already."""
+    monkeypatch.setattr(sys.modules["preferent.feedback.formats.keep"], "BATCH", batch)
+    links, more, said = CHAINS[name]
+    with pytest.raises(UsageError, match=said):
+        keep(engine, found(*corrections(*links, **more)))
+    assert told(engine) == []
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_correction_that_could_not_hold_is_refused_in_files_of_its_own(engine, name):
+    links, more, said = CHAINS[name]
+    *before, last = found(*corrections(*links, **more))
+    keep(engine, before)
+    with pytest.raises(UsageError, match=said):
+        keep(engine, [last])
+    assert len([*exported(engine)]) <= len(before)
+
+
+def test_a_chain_of_corrections_in_any_order_leaves_the_last_one(engine, monkeypatch):
+    monkeypatch.setattr(sys.modules["preferent.feedback.formats.keep"], "BATCH", 2)
+    keep(engine, found(*corrections(("c", "b"), ("a", None), ("e", "d"), ("d", "c"), ("b", "a"))))
+    assert [each.id for each in told(engine)] == ["e"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("at", "yesterday", "said, 1, at: expected a date and time as 2026-01-31T12:00:00Z; got"),
+        ("at", "2026-02-31T12:00:00Z", "said, 1, at: expected a date and time"),
+        ("seconds", -4, "said, 1, seconds: expected seconds, 0 or more; got -4"),
+    ],
+)
+def test_a_time_that_there_is_not_is_refused(name, value, said):
+    (row,) = corrections(("j", None))
+    row["said"][0][name] = value
+    with pytest.raises(UsageError, match=said):
+        found(row)
+
+
+def test_moments_are_kept_as_the_store_writes_its_own(engine):
+    (row,) = corrections(("j", None))
+    row["said"][0]["at"] = "2026-01-31T14:30:00+02:00"
+    keep(engine, found(row))
+    assert told(engine)[0].at == "2026-01-31T12:30:00.000000+00:00"
+
+
+def test_an_annotation_of_label_studio_took_no_time_below_zero():
+    task = {"data": {"prompt": "p", "answer1": "a", "answer2": "b"}, "annotations": [{"lead_time": -1, "result": []}]}
+    with pytest.raises(UsageError, match="annotations, 1, lead_time: expected seconds, 0 or more; got -1"):
+        found(task, name="label-studio")

@@ -2,13 +2,18 @@
 
 import gzip
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from tiny_runs import DEMOS, PREFS, run, written
 
 from preferent.data.load import load_demonstrations, load_preferences
+from preferent.feedback.store import open_engine
+from preferent.feedback.store.log import verify
+from preferent.feedback.store.store import read_judgements
 from toys import tokenizer
 
 TASK = {
@@ -67,6 +72,93 @@ def test_importing_twice_says_that_it_adds_nothing(tmp_path, capsys):
     assert capsys.readouterr().out.endswith("0 new judgements; 24 were there already\n")
 
 
+def test_what_is_there_already_stays_in_its_campaign_and_that_is_said(tmp_path, capsys):
+    imported(tmp_path, PREFS[:3])
+    imported(tmp_path, PREFS[2:4], campaign="spring")
+    capsys.readouterr()
+    store = imported(tmp_path, PREFS[:5], campaign="autumn")
+    assert "1 new judgements; 4 were there already, and stay where they are: " in (said := capsys.readouterr().out)
+    assert "3 of no campaign" in said
+    assert '1 of "spring"' in said
+    imported(tmp_path, PREFS[4:5], campaign="autumn")
+    assert capsys.readouterr().out.endswith("0 new judgements; 1 were there already\n")
+    assert run("data", "export", "--store", store, "--to", tmp_path / "o.jsonl", "--campaign", "autumn") == 0
+    assert "1 rows of 1 judgements" in capsys.readouterr().out
+
+
+def test_what_was_imported_is_under_seal(tmp_path):
+    engine = open_engine(imported(tmp_path))
+    found = verify(engine)
+    engine.dispose()
+    assert (found.judgements, found.unsealed, found.faults) == (24, 0, ())
+
+
+def test_a_store_whose_answers_were_changed_is_named_and_not_exported(tmp_path, capsys):
+    store = imported(tmp_path, PREFS[:3])
+    with closing(sqlite3.connect(store)) as connection, connection:
+        (id,) = connection.execute("SELECT id FROM judgements LIMIT 1").fetchone()
+        wrong = json.dumps({"said": "choice", "choice": [1.0]})
+        connection.execute("UPDATE judgements SET answer = ? WHERE id = ?", (wrong, id))
+    assert run("data", "export", "--store", store, "--to", tmp_path / "o.jsonl") == 2
+    said = capsys.readouterr().err
+    assert f"judgement {id}: choice: expected 2 shares that sum to 1; got (1.0,)." in said
+    assert "preferent data verify" in said
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def plain_rows(tmp_path, rows, kind):
+    """What a plain export of these rows of ours holds; and these rows imported again, as a list of answers."""
+    store, out = imported(tmp_path, rows), tmp_path / "plain.jsonl"
+    assert run("data", "export", "--store", store, "--to", out, "--plain", "--kind", kind) == 0
+    assert run("data", "import", out, "--store", tmp_path / "again.db") == 0
+    again = open_engine(tmp_path / "again.db")
+    answers = [each.answer for _, said in read_judgements(again) for each in said]
+    again.dispose()
+    return [json.loads(line) for line in out.read_text().splitlines()], answers
+
+
+def test_thumbs_are_plain_labels_by_majority(tmp_path, capsys):
+    """Two of three say good; one of two does, which is no majority."""
+    rows = [
+        {"prompt": prompt, "completion": "a", "label": label, "annotator": who}
+        for prompt, labels in (("p", [True, True, False]), ("q", [True, False]), ("r", [False]))
+        for who, label in zip("abc", labels, strict=False)
+    ]
+    plain, answers = plain_rows(tmp_path, rows, "rating")
+    assert {row["prompt"][0]["content"]: row["label"] for row in plain} == {"p": True, "r": False}
+    assert {tuple(row) for row in plain} == {("prompt", "completion", "label")}
+    assert sorted(answer.ratings for answer in answers) == [(0.0,), (1.0,)]
+    assert "2 rows of 4 judgements; left out: 1 items with no answer" in capsys.readouterr().out
+
+
+def test_one_star_of_five_is_no_thumb_up(tmp_path, capsys):
+    """Where any reply that is rated alone has another number than 0 and 1, none of them is a thumb."""
+
+    def rated(id, prompt, value):
+        said = {"id": id, "annotator": "a", "at": "2026-01-01", "answer": {"said": "ratings", "ratings": [value]}}
+        return {"kind": "rating", "prompt": prompt, "completions": ["a"], "said": [said]}
+
+    store, out = imported(tmp_path, [rated("j", "p", 1.0), rated("k", "q", 5.0)]), tmp_path / "o.jsonl"
+    assert run("data", "export", "--store", store, "--to", out, "--plain", "--kind", "rating") == 2
+    assert "nothing to write; left out: 2 replies rated alone on a scale" in capsys.readouterr().err
+    assert run("data", "export", "--store", store, "--to", out, "--kind", "rating") == 0
+    assert (
+        run("data", "export", "--store", store, "--to", out, "--kind", "rating", "--plain", "--format", "argilla") == 0
+    )
+
+
+def test_plain_step_labels_are_booleans_by_majority(tmp_path):
+    """Bad where more than half say so, of those who went that far: 1 of 3, 1 of 2, 2 of 2, and nobody on the last."""
+    said = [
+        {"id": id, "annotator": id, "at": "2026-01-01", "answer": {"said": "steps", "labels": labels}}
+        for id, labels in {"a": [-1, 1, -1], "b": [0, -1, -1], "c": [0]}.items()
+    ]
+    row = {"kind": "steps", "prompt": "p", "completions": ["1", "2", "3", "4"], "steps": ["1", "2", "3", "4"]}
+    (plain,), (answer,) = plain_rows(tmp_path, [{**row, "said": said}], "steps")
+    assert (plain["completions"], plain["labels"]) == (["1", "2", "3"], [True, True, False])
+    assert answer.labels == (1, 1, -1)
+
+
 def test_an_error_names_row_and_field_and_nothing_is_imported(tmp_path, capsys):
     store = imported(tmp_path, PREFS[:2])
     bad = written(tmp_path / "bad.jsonl", [*PREFS, {**PREFS[0], "choice": 3}])
@@ -104,7 +196,8 @@ def test_a_campaign_is_imported_and_exported_by_its_name(tmp_path, capsys):
     assert run("data", "export", "--store", store, "--to", tmp_path / "o.jsonl", "--campaign", "autumn") == 0
     assert "5 rows" in capsys.readouterr().out
     assert run("data", "export", "--store", store, "--to", tmp_path / "o.jsonl", "--campaign", "winter") == 2
-    assert "nothing to write" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'nothing to write; there is no campaign "winter" with judgements. There are: "autumn", "spring".' in said
     assert len((tmp_path / "o.jsonl").read_text().splitlines()) == 5
     assert run("data", "import", tmp_path / "o.jsonl", "--store", store, "--campaign", "c" * 65) == 2
 

@@ -21,6 +21,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from preferent.config import UsageError
+from preferent.feedback import summary
 from preferent.feedback.agreement import Text, as_text, by_comparison, content
 from preferent.types import Comparison, Preference
 
@@ -170,14 +171,14 @@ def merged(preferences: Iterable[Preference[X, Y]], *, text: Text | None = None)
 
 
 def together(group: Sequence[Preference[X, Y]]) -> Preference[X, Y]:
-    """Answers to one comparison as one. ``strength`` is the mean of those given; both bad when most say so."""
-    strengths = [each.strength for each in group if each.strength is not None]
+    """Answers to one comparison as one, in the way in which an export says them."""
+    said = summary.together(group)
     return replace(
         group[0],
-        choice=tuple(sum(shares) / len(group) for shares in zip(*(each.choice for each in group), strict=True)),
+        choice=said.choice,
         annotator=" + ".join(dict.fromkeys(each.annotator for each in group if each.annotator)),
-        strength=sum(strengths) / len(strengths) if strengths else None,
-        both_bad=2 * sum(each.both_bad for each in group) > len(group),
+        strength=said.strength,
+        both_bad=said.both_bad,
         judgements=tuple(judgement for each in group for judgement in each.judgements),
     )
 

@@ -18,9 +18,7 @@ from preferent.config import UsageError
 from preferent.runtime import files
 
 PACKAGES = ("preferent", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-
-
-SITTING = ("device", "threads", "platform", "versions")  # of each, what the next one is compared with
+SITTING = ("started", "device", "threads", "platform", "versions")  # when; and what the next one is compared with
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def read(path: Path) -> dict[str, Any]:
         said = json.loads(path.read_bytes())
     except ValueError:
         said = None
-    if not (isinstance(said, dict) and isinstance(said.get("inputs"), dict) and _are_sittings(said.get("sittings"))):
+    if not (isinstance(said, dict) and "seed" in said and _are_inputs(said) and _are_sittings(said.get("sittings"))):
         raise UsageError(
             f"{path} is damaged: expected what the run noted of its inputs and sittings. Put it back from a copy; or "
             "delete it, and --resume goes on without comparing data, models and versions."
@@ -81,9 +79,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return lines + [f"{name} was {old.get(name)}, now {new[name]}" for name in new if old.get(name) != new[name]]
 
 
+def _are_inputs(said: Mapping[str, Any]) -> bool:
+    """Are they names with checksums, and the judgements in them a number?"""
+    inputs = said.get("inputs")
+    return isinstance(inputs, dict) and isinstance(said.get("judgements", 0), int) and all(map(_noted, inputs.values()))
+
+
+def _noted(said: Any) -> bool:
+    """Is it what ``_checksum`` gives: nothing, a file's size and checksum, or those of each file in a folder?"""
+    each = said.values() if isinstance(said, dict) and "sha256" not in said else [said]
+    return said is None or all(
+        isinstance(one, dict) and isinstance(one.get("size"), int) and isinstance(one.get("sha256"), str)
+        for one in each
+    )
+
+
 def _are_sittings(said: Any) -> bool:
     whole = isinstance(said, list) and all(isinstance(each, dict) and each.keys() >= set(SITTING) for each in said)
-    return whole and all(isinstance(each["versions"], dict) for each in said)
+    told = whole and all(isinstance(each["versions"], dict) and isinstance(each.get("cwd", ""), str) for each in said)
+    return told and bool(said)
 
 
 def _checksum(path: Path) -> dict[str, Any] | None:

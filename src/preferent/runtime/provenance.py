@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from preferent.config import UsageError, read_yaml
-from preferent.runtime.manifest import checksums
+from preferent.data.rows import Row, rows, suffix_of
+from preferent.runtime import files
+from preferent.runtime.manifest import checksums, read
 
 JUDGEMENTS = "judgements.txt"  # in a run's folder: the ids of those in its data, one a line
 
@@ -24,12 +27,12 @@ class Origin:
     kind: Literal["run", "model", "data"]
     state: State  # against the checksum that the run noted; "not here" for what was never local
     options: Mapping[str, Any] = field(default_factory=dict)  # of a run
-    facts: Mapping[str, Any] = field(default_factory=dict)  # size, sha256, judgements, seed, started
+    facts: Mapping[str, Any] = field(default_factory=dict)  # size, sha256, judgements (and their list's), seed, started
     of: tuple[Origin, ...] = ()
 
 
 def trace(folder: Path) -> Origin:
-    """The run in a folder, with everything behind it. Raises UsageError where there is none."""
+    """The run in a folder, with everything behind it. Raises UsageError where there is none, or one is damaged."""
     run = run_of(folder)
     if run is None:
         raise UsageError(
@@ -40,21 +43,34 @@ def trace(folder: Path) -> Origin:
 
 
 def traced(run: Path, state: State, behind: tuple[Path, ...]) -> Origin:
-    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest, options = read(run / "manifest.json"), read_yaml(run / "config.yaml")
     facts = {"seed": manifest["seed"], "started": manifest["sittings"][0]["started"]}
-    if "judgements" in manifest:
-        facts["judgements"] = manifest["judgements"]
+    facts |= {name: manifest[name] for name in ("judgements", "judgements_sha256") if name in manifest}
     seen = (*behind, run.resolve())
     began_in = Path(manifest["sittings"][0].get("cwd", "."))
-    of = tuple(origin(name, began_in, noted, seen) for name, noted in manifest["inputs"].items())
-    return Origin(near(run), "run", state, read_yaml(run / "config.yaml"), facts, merged(of))
+    lay_at = began_in / str(options.get("out") or run.resolve())
+    of = tuple(
+        origin(name, found(began_in / Path(name).expanduser(), lay_at, run), noted, seen)
+        for name, noted in manifest["inputs"].items()
+    )
+    return Origin(near(run), "run", state, options, facts, merged(of))
 
 
-def origin(name: str, began_in: Path, noted: Any, behind: tuple[Path, ...]) -> Origin:
+def found(path: Path, lay_at: Path, run: Path) -> Path:
+    """An input of a run that lay elsewhere: where it was, or else as far from the run as it was then.
+
+    So runs that were moved or copied together, with their data or without, still find one another.
+    """
+    if path.exists():
+        return path
+    moved = Path(os.path.normpath(run.resolve() / os.path.relpath(path, lay_at)))
+    return moved if moved.exists() else path
+
+
+def origin(name: str, path: Path, noted: Any, behind: tuple[Path, ...]) -> Origin:
     """One input of a run: the run that made it, where there is one, or the file or model itself."""
     if noted is None:
         return Origin(name, "model", "not here")
-    path = began_in / Path(name).expanduser()
     now = checksums([path])[str(path)]
     state: State = "gone" if now is None else "unchanged" if now == noted else "changed"
     made_by = run_of(path)
@@ -98,36 +114,47 @@ def runs(of: Origin) -> Iterator[Origin]:
             waiting.extend(each.of)
 
 
-def judgements(of: Origin) -> list[str]:
-    """The ids of all judgements behind a run, each once. Raises UsageError where a run's list is gone."""
-    found: dict[str, None] = {}
+def judgements(of: Origin) -> tuple[list[str], list[str]]:
+    """The ids of all judgements behind a run, each once; and where the chain is broken, so that there may be more.
+
+    A list that is not as its run noted it says nothing that can be relied on: its ids are left out.
+    """
+    ids: dict[str, None] = {}
+    broken = []
     for run in runs(of):
+        broken += [f"{each.name} is gone" for each in run.of if each.state == "gone"]
         path = Path(run.name) / JUDGEMENTS
-        if run.facts.get("judgements") and not path.is_file():
-            raise UsageError(f"{path} is gone: it named {run.facts['judgements']:,} judgements.")
-        if path.is_file():
-            found.update(dict.fromkeys(path.read_text(encoding="utf-8").split()))
-    return list(found)
+        noted, listed = run.facts.get("judgements", 0), listed_in(path)
+        if noted and not path.is_file():
+            broken.append(f"{path} is gone: it named {noted:,} judgements")
+        elif (noted or listed) and (len(listed), files.checksum(path)["sha256"]) != (
+            noted,
+            run.facts.get("judgements_sha256"),
+        ):
+            broken.append(f"{path} was changed: it named {noted:,} judgements, now {len(listed):,}")
+        else:
+            ids.update(dict.fromkeys(listed))
+    return list(ids), list(dict.fromkeys(broken))
+
+
+def listed_in(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
 
 
 def judgement_ids(inputs: Iterable[str | Path]) -> list[str]:
-    """The ids in the column ``judgements`` of these JSON-lines files, each once."""
-    found: dict[str, None] = {}
+    """The ids in the column ``judgements`` of these data files, each once.
+
+    What is no row is no judgement either: the command that reads the data says so.
+    """
+    ids: dict[str, None] = {}
     for path in map(Path, inputs):
-        if path.suffix == ".jsonl" and path.is_file():
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                for line in lines:
-                    found.update(dict.fromkeys(ids_in(line)))
-    return list(found)
+        if path.is_file() and suffix_of(path.name):
+            with suppress(UsageError):
+                for row in rows(path):
+                    ids.update(dict.fromkeys(ids_in(row.data) if isinstance(row, Row) else ()))
+    return list(ids)
 
 
-def ids_in(line: str) -> list[str]:
-    """What is no row is no judgement either: the command that reads the data says so."""
-    if '"judgements"' not in line:
-        return []
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return []
-    ids = row.get("judgements") if isinstance(row, dict) else None
+def ids_in(row: Mapping[str, Any]) -> list[str]:
+    ids = row.get("judgements")
     return [id for id in ids if isinstance(id, str)] if isinstance(ids, list) else []

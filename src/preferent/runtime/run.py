@@ -2,7 +2,7 @@
 
     config.yaml     the options, as flat words; can be fed back with --config
     manifest.json   seed, checksums of data and models, and for each sitting: when, how, on what, with which versions
-    judgements.txt  the ids of the judgements in the data, where it names any
+    judgements.txt  the ids of the judgements in the data, where it names any; the manifest has its checksum
     metrics.jsonl   one line a step
     events/         the same for TensorBoard
     samples/        step-N.jsonl: what the policy said, at each evaluation
@@ -216,14 +216,15 @@ class Run:
         with files.replaced(self._manifest) as partial:
             partial.write_text(json.dumps(self._facts, indent=2, ensure_ascii=False), encoding="utf-8")
 
-    def _note_judgements(self, inputs: Iterable[str]) -> dict[str, int]:
-        """Name the judgements in the data in a file of their own; how many they are, for the manifest."""
+    def _note_judgements(self, inputs: Iterable[str]) -> dict[str, Any]:
+        """Name the judgements in the data in a file of their own; how many they are, and its checksum."""
         ids = provenance.judgement_ids(inputs)
         if not ids:
             return {}
-        with files.replaced(self.folder / provenance.JUDGEMENTS) as partial:
+        path = self.folder / provenance.JUDGEMENTS
+        with files.replaced(path) as partial:
             partial.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
-        return {"judgements": len(ids)}
+        return {"judgements": len(ids), "judgements_sha256": files.checksum(path)["sha256"]}
 
 
 def _locked(folder: Path) -> IO[str]:

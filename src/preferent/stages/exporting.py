@@ -26,6 +26,7 @@ class Options:
     The row says how people chose between the options, how strongly, who they are by pseudonym, and the ids of their
     judgements; `preferent data import` makes the same judgements of it again. --plain leaves all this away, for
     programs that refuse columns that they do not know. `preferent reward` and `preferent dpo` read TRL's format.
+    With it a step is bad where more than half say so, and a reply that is rated alone is good or bad by majority.
 
     Examples:
         preferent data export --store judgements.db --to prefs.jsonl
@@ -40,7 +41,7 @@ class Options:
         Literal["comparison", "ranking", "rating", "steps", "edit", "demonstration", "trajectories"],
         "what is written; the others are counted and left out",
     ] = "comparison"
-    plain: Annotated[bool, "only what programs of this format know; no ties as pairs"] = False
+    plain: Annotated[bool, "only what programs of this format know; no ties as pairs, no scales as labels"] = False
 
 
 @dataclass
@@ -51,11 +52,12 @@ class Tally:
     judgements: int = 0
     others: Counter[str] = field(default_factory=Counter)  # items of other kinds
     unsaid: int = 0  # items that have no answer, or none that the format has words for
+    scaled: int = 0  # items rated alone on a scale, where the format has words for good and bad only
 
 
 def run(options: Options) -> None:
     """Stream the rows into a file that takes its name when it is whole."""
-    from preferent.feedback.store import open_engine
+    from preferent.feedback.store.engine import open_engine, shown
     from preferent.runtime import files
 
     if options.to.suffix not in ENDINGS:
@@ -67,14 +69,17 @@ def run(options: Options) -> None:
         with files.replaced(options.to) as partial, partial.open("w", encoding="utf-8") as file:
             file.writelines(text(rows(engine, options, tally), array=options.to.suffix == ".json"))
             if not tally.rows:
-                raise UsageError(f"{options.store}: nothing to write{left_out(tally)}. {options.to} was not touched.")
+                why = left_out(tally) or among(engine, options.campaign)
+                raise UsageError(f"{shown(options.store)}: nothing to write{why}. {options.to} was not touched.")
     except OSError as error:
         raise UsageError(
             f"{options.to} cannot be written: {error.strerror or error}. No part of it is left."
         ) from error
     finally:
         engine.dispose()
-    click.echo(f"{options.store} → {options.to}: {tally.rows} rows of {tally.judgements} judgements{left_out(tally)}")
+    click.echo(
+        f"{shown(options.store)} → {options.to}: {tally.rows} rows of {tally.judgements} judgements{left_out(tally)}"
+    )
 
 
 def rows(engine: Engine, options: Options, tally: Tally) -> Iterator[Mapping[str, Any]]:
@@ -82,7 +87,9 @@ def rows(engine: Engine, options: Options, tally: Tally) -> Iterator[Mapping[str
     from sqlalchemy import select
 
     from preferent.feedback.formats import FORMATS
+    from preferent.feedback.records import checked
     from preferent.feedback.store import reading
+    from preferent.feedback.store.engine import shown
     from preferent.feedback.store.store import read_judgements
     from preferent.feedback.store.tables import annotators
 
@@ -90,9 +97,22 @@ def rows(engine: Engine, options: Options, tally: Tally) -> Iterator[Mapping[str
     with reading(engine) as connection:
         others = select(annotators.c.id, annotators.c.kind).where(annotators.c.kind != "person")
         kinds = {row.id: row.kind for row in connection.execute(others)}
+    thumbs = options.plain and (options.format, options.kind) == ("trl", "rating")
+    scaled = thumbs and rated_on_a_scale(engine, options.campaign)
     for item, said in read_judgements(engine, campaign=options.campaign):
         if item.kind != options.kind:
             tally.others[item.kind] += 1
+            continue
+        for each in said:
+            try:
+                checked(item, each.answer)
+            except UsageError as error:
+                raise UsageError(
+                    f"{shown(options.store)}: judgement {each.id}: {error} It was not written so: `preferent data "
+                    f"verify {shown(options.store)}` tells what was changed. {options.to} was not touched."
+                ) from error
+        if scaled and len(item.options) == 1:
+            tally.scaled += 1
             continue
         before = tally.rows
         for row in made.write(item, said, kinds):
@@ -102,6 +122,31 @@ def rows(engine: Engine, options: Options, tally: Tally) -> Iterator[Mapping[str
                 yield given
         tally.judgements += len(said) * (tally.rows > before)
         tally.unsaid += tally.rows == before
+
+
+def rated_on_a_scale(engine: Engine, campaign: str | None) -> bool:
+    """Whether any reply that is rated alone has more than a thumb, which is 0 or 1: then 1 of 5 stars is no praise."""
+    from preferent.feedback.records import Ratings
+    from preferent.feedback.store.store import read_judgements
+
+    said = (one for item, all_ in read_judgements(engine, campaign=campaign) if len(item.options) == 1 for one in all_)
+    ratings = (one.answer.ratings for one in said if isinstance(one.answer, Ratings))
+    return any(value not in (0, 1) for given in ratings for value in given)
+
+
+def among(engine: Engine, campaign: str | None) -> str:
+    """Which campaigns there are, where the one that is asked for has no judgements."""
+    from sqlalchemy import select
+
+    from preferent.feedback.store import reading
+    from preferent.feedback.store.tables import judgements
+
+    if campaign is None:
+        return ""
+    with reading(engine) as connection:
+        names = sorted(connection.execute(select(judgements.c.campaign).distinct()).scalars())
+    known = ", ".join(f'"{name}"' for name in names if name) or "none with a name"
+    return f'; there is no campaign "{campaign}" with judgements. There are: {known}'
 
 
 def text(made: Iterator[Mapping[str, Any]], *, array: bool) -> Iterator[str]:
@@ -114,5 +159,8 @@ def text(made: Iterator[Mapping[str, Any]], *, array: bool) -> Iterator[str]:
 
 def left_out(tally: Tally) -> str:
     parts = [f"{count} items of --kind {kind}" for kind, count in sorted(tally.others.items())]
+    parts += [f"{tally.scaled} replies rated alone on a scale, which is no thumb up or down (0 or 1)"] * bool(
+        tally.scaled
+    )
     parts += [f"{tally.unsaid} items with no answer that the format can say"] * bool(tally.unsaid)
     return f"; left out: {', '.join(parts)}" if parts else ""

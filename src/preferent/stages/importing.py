@@ -13,7 +13,7 @@ from preferent.config import UsageError
 
 if TYPE_CHECKING:
     from preferent.data.rows import BadRow, Row
-    from preferent.feedback.formats import Found, Names
+    from preferent.feedback.formats import Found, Kept, Names
 
 LONGEST = 64  # characters of a campaign's name
 
@@ -37,7 +37,7 @@ class Options:
     format: Annotated[
         Literal["auto", "trl", "openai", "argilla", "label-studio"], "who wrote the file; auto: as its first row looks"
     ] = "auto"
-    campaign: Annotated[str | None, "campaign that all of it is to belong to; none: what the file says"] = None
+    campaign: Annotated[str | None, "campaign that what is new is to belong to; none: what the file says"] = None
     columns: Annotated[tuple[str, ...], "our name for a column or question, and the file's: prompt=title"] = ()
 
 
@@ -45,7 +45,8 @@ def run(options: Options) -> None:
     """Read, write, and say how many there were."""
     from preferent.data.rows import rows
     from preferent.feedback.formats import keep
-    from preferent.feedback.store import open_engine
+    from preferent.feedback.store.engine import open_engine, shown
+    from preferent.feedback.store.log import seal
 
     if options.campaign is not None and not 0 < len(options.campaign) <= LONGEST:
         raise UsageError(f"--campaign: expected 1 … {LONGEST} characters; got {len(options.campaign)}.")
@@ -55,10 +56,18 @@ def run(options: Options) -> None:
     engine = open_engine(options.store)
     try:
         kept = keep(engine, found(chain([first], lines), first, options.format, names), campaign=options.campaign)
+        seal(engine)
     finally:
         engine.dispose()
-    more = f"; {kept.known} were there already" if kept.known else ""
-    click.echo(f"{options.file} → {options.store}: {kept.new} new judgements{more}")
+    click.echo(f"{options.file} → {shown(options.store)}: {kept.new} new judgements{there(kept)}")
+
+
+def there(kept: Kept) -> str:
+    """What was there already; a judgement is never changed, so it stays in the campaign that it is in."""
+    if not kept.known:
+        return ""
+    stay = [f"{count} of no campaign" if not name else f'{count} of "{name}"' for name, count in kept.elsewhere.items()]
+    return f"; {kept.known} were there already" + (f", and stay where they are: {', '.join(stay)}" if stay else "")
 
 
 def names_of(words: Sequence[str]) -> Names:

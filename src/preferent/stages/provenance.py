@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import click
+
+from preferent.config import UsageError
 
 if TYPE_CHECKING:
     from preferent.runtime.provenance import Origin
@@ -20,7 +23,8 @@ class Options:
     """Show what made a model: the runs behind it, their options, data files by checksum, and judgements.
 
     Files are compared with what the runs noted when they began; what was changed or removed since is said. With --ids
-    every judgement is named, in a file that `preferent data verify STORE --ids FILE` holds against the store.
+    every judgement is named, in a file that `preferent data verify STORE --ids FILE` holds against the store. Runs that
+    were moved together find one another. The exit code is 1 where something is gone, so that there may be more.
 
     Examples:
         preferent provenance runs/demo/ppo
@@ -33,20 +37,34 @@ class Options:
     options: Annotated[bool, "show every option of every run, not only the data and models"] = False
 
 
-def run(options: Options) -> None:
-    """Print the tree, and write the ids."""
-    from preferent.runtime import files
+def run(options: Options) -> int:
+    """Print the tree, and write the ids; 1 where the chain is broken."""
     from preferent.runtime.provenance import judgements, trace
 
     found = trace(options.model)
     for line in lines(found, all_options=options.options):
         click.echo(line)
-    ids = judgements(found)
+    ids, broken = judgements(found)
     if options.ids:
-        with files.replaced(options.ids) as partial:
-            partial.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+        write(options.ids, ids)
     where = f"; their ids are in {options.ids}" if options.ids else "; --ids FILE names them" if ids else ""
-    click.echo(f"\n{len(ids):,} judgements stand behind it{where}.")
+    click.echo(f"\n{'At least ' if broken else ''}{len(ids):,} judgements stand behind it{where}.")
+    if broken:
+        click.echo(
+            f"The chain is broken at: {'; '.join(broken)}. Put it back where it was, or in its place beside the run."
+        )
+    return 1 if broken else 0
+
+
+def write(path: Path, ids: Sequence[str]) -> None:
+    from preferent.runtime import files
+
+    try:
+        files.make_folder(path.absolute().parent)
+        with files.replaced(path) as partial:
+            partial.write_text("".join(f"{id}\n" for id in ids), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--ids {path} cannot be written: {error.strerror or error}. Choose another name.") from error
 
 
 def lines(of: Origin, *, all_options: bool, indent: str = "") -> list[str]:

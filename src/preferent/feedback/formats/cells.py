@@ -120,6 +120,14 @@ def moment(value: Any, name: str) -> str:
         raise UsageError(f"{name}: expected a date and time as 2026-01-31T12:00:00Z; got {short(value)}.") from error
 
 
+def duration(value: Any, name: str) -> float | None:
+    """Seconds that somebody took; None where that is not said."""
+    seconds = None if value is None else number(value, name)
+    if seconds is not None and seconds < 0:
+        raise UsageError(f"{name}: expected seconds, 0 or more; got {short(value)}.")
+    return seconds
+
+
 def word(value: Any, name: str, *, longest: int | None = None) -> str:
     """Text in a column of its own. Databases take no NUL in it, and no more than its width."""
     if not isinstance(value, str) or "\0" in value or (longest is not None and len(value) > longest):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preferent.config import UsageError
-from preferent.feedback.formats.cells import LONGEST_NAME, Found, mapping, number, sequence, short, word
+from preferent.feedback.formats.cells import LONGEST_NAME, Found, duration, mapping, moment, sequence, short, word
 from preferent.feedback.records import ANSWERS, Item, Judgement, Kind, Messages, checked, item, plain, read_answer
 
 COLUMNS = ("kind", "sources", "info", "annotators", "judgements", "said")
@@ -91,12 +91,12 @@ def judgement(of: Item, said: Any, name: str) -> Judgement:
         one["annotator"],
         answer,
         shown,
-        None if one.get("seconds") is None else number(one["seconds"], f"{name}, seconds"),
+        duration(one.get("seconds"), f"{name}, seconds"),
         text("guideline"),
         text("campaign"),
         text("supersedes") or None,
         text("note", None),
-        word(one["at"], f"{name}, at", longest=32),
+        moment(one["at"], f"{name}, at"),
         one["id"],
     )
 

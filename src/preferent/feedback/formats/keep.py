@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, select
@@ -26,15 +27,20 @@ class Kept:
 
     new: int  # judgements that were added
     known: int  # judgements that were there already, or stand twice in the file
+    elsewhere: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of these, in other campaigns than the one that was named
 
 
 def keep(engine: Engine, found: Iterable[Found], *, campaign: str | None = None) -> Kept:
     """Write what was found, in one transaction. ``campaign``: which all of it is to belong to; None: as the file says.
 
-    Names become pseudonyms, those that the store has given them before. Raises UsageError, and writes nothing, where a
-    judgement has the id of another one, or ``found`` raises.
+    Names become pseudonyms, those that the store has given them before. What is there already stays in its campaign.
+    Raises UsageError, and writes nothing, where a judgement has the id of another one, corrects what it cannot, or
+    ``found`` raises.
     """
     new = known = 0
+    elsewhere: Counter[str] = Counter()
     people = People()
     with writing(engine) as connection:
         for some in batched(found, BATCH):
@@ -45,11 +51,13 @@ def keep(engine: Engine, found: Iterable[Found], *, campaign: str | None = None)
                     mine = one if campaign is None else replace(one, campaign=campaign)
                     if same(settled.setdefault(mine.id, (mine, each.where))[0], mine, each.where):
                         known += settled[mine.id][0] is not mine
-            fresh = unknown(connection, settled)
+            there = stored(connection, settled)
+            fresh = unknown(connection, settled, there)
             if fresh:
                 insert_judgements(connection, fresh)
             new, known = new + len(fresh), known + len(settled) - len(fresh)
-    return Kept(new, known)
+            elsewhere.update(each.campaign for each in there.values() if campaign not in (None, each.campaign))
+    return Kept(new, known, elsewhere)
 
 
 @dataclass
@@ -98,22 +106,74 @@ def named(connection: Connection, name: str) -> str:
     return insert_annotator(connection, uuid4().hex, PERSON, name)
 
 
-def unknown(connection: Connection, settled: Mapping[str, tuple[Judgement, str]]) -> list[Judgement]:
-    """Those that the store does not have. What one corrects may come later, or from another file."""
+def stored(connection: Connection, ids: Iterable[str]) -> dict[str, Judgement]:
+    """Those of these judgements that the store has."""
     there: dict[str, Judgement] = {}
-    for ids in batched(settled, BATCH):
-        rows = connection.execute(select(judgements).where(judgements.c.id.in_(ids))).mappings()
+    for some in batched(ids, BATCH):
+        rows = connection.execute(select(judgements).where(judgements.c.id.in_(some))).mappings()
         there |= {row["id"]: judgement_of(row) for row in rows}
-    corrections = by_corrected(connection, [each.supersedes for each, _ in settled.values() if each.supersedes])
-    fresh: list[Judgement] = []
-    for id, (each, where) in settled.items():
-        if id in there and same(there[id], each, where):
-            continue
+    return there
+
+
+def unknown(
+    connection: Connection, settled: Mapping[str, tuple[Judgement, str]], there: Mapping[str, Judgement]
+) -> list[Judgement]:
+    """Those that the store does not have. What one corrects may come later, or from another file.
+
+    Raises UsageError for a correction that would not hold, and for another judgement under an id that is taken.
+    """
+    fresh = {
+        id: (each, where) for id, (each, where) in settled.items() if not (id in there and same(there[id], each, where))
+    }
+    corrected = [each.supersedes for each, _ in fresh.values() if each.supersedes]
+    corrections = by_corrected(connection, [*fresh, *corrected])
+    before = lineage(connection, [*corrected, *corrections.values()])
+    for id, (each, where) in fresh.items():
         earlier = corrections.setdefault(each.supersedes, id) if each.supersedes else id
         if earlier != id:
             raise UsageError(f"{where}: judgement {id} corrects {each.supersedes}, which {earlier} corrects already.")
-        fresh.append(each)
-    return fresh
+    refuse_misfits(fresh, before)
+    return [each for each, _ in fresh.values()]
+
+
+def refuse_misfits(fresh: Mapping[str, tuple[Judgement, str]], before: Mapping[str, Link]) -> None:
+    """Raise UsageError for a correction of what another said, or said of another item; and for those that end nowhere.
+
+    ``before``: what is in the store of the chains that the fresh ones lengthen, on either side.
+    """
+    links = {**before, **{id: Link(each.item, each.annotator, each.supersedes) for id, (each, _) in fresh.items()}}
+    for id, link in links.items():
+        of, new = links.get(link.supersedes or ""), fresh.get(id) or fresh.get(link.supersedes or "")
+        for name in ("item", "annotator"):
+            if of and new and getattr(of, name) != getattr(link, name):
+                raise UsageError(f"{new[1]}: judgement {id} corrects {link.supersedes}, which is of another {name}.")
+    ended: set[str | None] = {None}  # what one corrects, only one corrects: who goes in a circle comes by again
+    for id, (each, where) in fresh.items():
+        at = each.supersedes
+        while at not in ended:
+            if at == id:
+                raise UsageError(f"{where}: judgement {id} corrects itself, or what corrects it, so that none stands.")
+            ended.add(at)
+            at = links[at].supersedes if at in links else None
+
+
+class Link(NamedTuple):
+    """A judgement as far as corrections go."""
+
+    item: str
+    annotator: str
+    supersedes: str | None
+
+
+def lineage(connection: Connection, ids: Sequence[str]) -> dict[str, Link]:
+    """Those of these judgements that are in the store, what they correct, what that corrects, and so on."""
+    found: dict[str, Link] = {}
+    columns = judgements.c.id, judgements.c.item, judgements.c.annotator, judgements.c.supersedes
+    for some in batched(ids, BATCH):
+        chain = select(*columns).where(judgements.c.id.in_(some)).cte(recursive=True)
+        chain = chain.union(select(*columns).join(chain, judgements.c.id == chain.c.supersedes))
+        found |= {row.id: Link(row.item, row.annotator, row.supersedes) for row in connection.execute(select(chain))}
+    return found
 
 
 def by_corrected(connection: Connection, ids: Sequence[str]) -> dict[str, str]:

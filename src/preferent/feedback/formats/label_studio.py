@@ -14,7 +14,7 @@ from typing import Any
 from preferent.config import UsageError
 from preferent.feedback.formats import questions
 from preferent.feedback.formats.argilla import as_written
-from preferent.feedback.formats.cells import Found, Names, mapping, moment, number, sequence, short, word
+from preferent.feedback.formats.cells import Found, Names, duration, mapping, moment, number, sequence, short, word
 from preferent.feedback.formats.pages import read_ours, write_ours
 from preferent.feedback.formats.questions import Mark, Sheet
 from preferent.feedback.records import Choice, Item, Judgement, Ranks, Ratings, Skipped, Written
@@ -38,7 +38,6 @@ def read(row: Mapping[str, Any], names: Names) -> Iterator[Found]:
 
 def sheet(annotation: Mapping[str, Any], i: int, labels: Sequence[str]) -> Sheet:
     name = f"annotations, {i}"
-    seconds = annotation.get("lead_time")
     cancelled = bool(annotation.get("was_cancelled"))
     results = sequence(annotation.get("result") or (), f"{name}, result")
     marks = () if cancelled else tuple(mark(mapping(one, f"{name}, result"), name, labels) for one in results)
@@ -46,7 +45,7 @@ def sheet(annotation: Mapping[str, Any], i: int, labels: Sequence[str]) -> Sheet
         who(annotation.get("completed_by")),
         marks,
         moment(annotation.get("created_at"), f"{name}, created_at"),
-        None if seconds is None else number(seconds, f"{name}, lead_time"),
+        duration(annotation.get("lead_time"), f"{name}, lead_time"),
         "cancelled" if cancelled else "",
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from preferent.config import UsageError
-from preferent.feedback.formats import summary
+from preferent.feedback import summary
 from preferent.feedback.formats.cells import Found, conversation, mapping, text_of
 from preferent.feedback.formats.exact import exact, found_exactly
 from preferent.feedback.records import Item, Judgement

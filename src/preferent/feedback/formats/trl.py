@@ -8,10 +8,11 @@ wrote is prompt + completion, and their edits are pairs of the edit and what it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from preferent.config import UsageError
-from preferent.feedback.formats import summary
+from preferent.feedback import summary
 from preferent.feedback.formats.cells import Found, Names, conversation, number, sequence, short, split, word
 from preferent.feedback.formats.exact import COLUMNS, exact, found_exactly
 from preferent.feedback.records import (
@@ -256,7 +257,7 @@ def steps_of(of: Item) -> list[Any]:
     cut = of.info.get("steps")
     texts = cut if isinstance(cut, Sequence) and all(isinstance(step, str) for step in cut) else ()
     whole = joined([conversation(step, "steps", "assistant") for step in texts])
-    return list(texts) if whole == of.options[0] else [list(of.options[0])]
+    return list(texts) if texts and whole == of.options[0] else [list(of.options[0])]
 
 
 def columns(
@@ -272,7 +273,30 @@ def columns(
 
 
 def plain(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without our columns; None of a tie, which would read as a preference."""
+    """Without our columns; empty for a tie, which would read as a preference, and for what TRL has no column for."""
     if row.get("both_bad") or ("chosen" in row and row.get("choice") == 0.5):
         return {}
-    return {name: value for name, value in row.items() if name not in OURS}
+    given = {name: value for name, value in row.items() if name not in OURS}
+    if "labels" in row:
+        return {**given, **plain_steps(row)} if row["labels"] else {}
+    return plain_thumb(given) if "ratings" in row and "ranks" not in row else given
+
+
+def plain_steps(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Labels that are true or false: a step is bad where more than half of those who went that far say so.
+
+    Neutral is not bad, as Lightman et al. 2023 count it. Steps that nobody came to are left out.
+    """
+    answers = (one["answer"] for one in row["said"])
+    by_step = zip_longest(*(answer["labels"] for answer in answers if answer["said"] == "steps"))
+    labels = [2 * said.count(-1) <= sum(label is not None for label in said) for said in by_step]
+    return {"completions": row["completions"][: len(labels)], "labels": labels[: len(row["completions"])]}
+
+
+def plain_thumb(row: Mapping[str, Any]) -> dict[str, Any]:
+    """One reply, good or bad by majority; empty where that is even, or what people gave was no thumb."""
+    (share,), (reply,) = row["ratings"], row["completions"]
+    if not 0 <= share <= 1 or share == 0.5:
+        return {}
+    rest = {name: value for name, value in row.items() if name not in ("completions", "ratings")}
+    return {**rest, "completion": reply, "label": share > 0.5}

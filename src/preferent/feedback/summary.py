@@ -1,4 +1,4 @@
-"""What several people said of one item, as one row says it: a distribution over the options."""
+"""What several people said of one item, as one: a distribution over the options, ranks, ratings, labels of steps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import fsum
+from typing import Protocol
 
 from preferent.feedback.records import Choice, Judgement, Ranks, Ratings, Steps
+
+
+class Chosen(Protocol):
+    """A choice between options, as a store or training has it."""
+
+    @property
+    def choice(self) -> tuple[float, ...]: ...
+    @property
+    def strength(self) -> float | None: ...
+    @property
+    def both_bad(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -27,8 +39,11 @@ class Summary:
 def choices(judgements: Sequence[Judgement]) -> Summary | None:
     """None where nobody chose."""
     said = [each.answer for each in judgements if isinstance(each.answer, Choice)]
-    if not said:
-        return None
+    return together(said) if said else None
+
+
+def together(said: Sequence[Chosen]) -> Summary:
+    """At least one choice, all between the same options in the same order."""
     choice = mean([answer.choice for answer in said])
     best = max(range(len(choice)), key=choice.__getitem__)
     towards = [signed(answer, best) for answer in said if answer.strength is not None]
@@ -36,7 +51,7 @@ def choices(judgements: Sequence[Judgement]) -> Summary | None:
     return Summary(choice, strength, 2 * sum(answer.both_bad for answer in said) > len(said))
 
 
-def signed(answer: Choice, best: int) -> float:
+def signed(answer: Chosen, best: int) -> float:
     """Its strength, positive where it prefers ``best``, 0 for a tie."""
     most = max(answer.choice)
     if answer.choice.count(most) > 1 or answer.strength is None:
