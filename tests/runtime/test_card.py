@@ -44,3 +44,30 @@ def test_a_card_names_data_options_judgements_and_what_was_measured(made):
 
 def test_equal_runs_have_equal_cards_wherever_they_lie(made):
     assert card(made("one")) == card(made("another"))
+
+
+def test_a_card_counts_the_judgements_behind_the_models_that_it_was_made_from(made, tmp_path):
+    reward = made("reward")
+    (reward / "model").mkdir()
+    with Run(tmp_path / "ppo", {"model": "some/base"}, inputs=[reward / "model"], command="ppo") as run:
+        page = card(run.folder)
+    assert "names no judgements; with the runs that it was made from, 2 stand behind it." in page
+    (reward / "judgements.txt").unlink()
+    assert "names no judgements. There may be more" in card(tmp_path / "ppo")
+    (reward / "manifest.json").write_text("{")
+    assert "names no judgements. There may be more" in card(tmp_path / "ppo")
+
+
+def test_a_member_of_an_ensemble_says_that_it_is_one(tmp_path):
+    with Run(tmp_path / "run", {"model": "some/base", "members": 3}, command="reward") as run:
+        page = card(run.folder, member=1)
+    assert "# A model trained by reward: member 1" in page
+    assert "one of 3 models" in page
+
+
+def test_what_was_not_trained_has_a_card_without_numbers(tmp_path):
+    with Run(tmp_path / "run", {"text": ["a.txt"], "hidden": 32}, command="init") as run:
+        page = card(run.folder)
+    assert "base_model" not in page
+    assert "Nothing: it was not trained." in page
+    assert "weights are random" in page

@@ -31,6 +31,7 @@ def test_a_model_folder_is_written_that_plain_transformers_loads(tmp_path, capsy
     assert model.config.vocab_size == len(tokenizer) <= 320
     assert tokenizer.decode(tokenizer("the sun is number 3.")["input_ids"]) == "the sun is number 3."
     assert left(tmp_path / "base") == [".lock", "config.yaml", "manifest.json", "model"]
+    assert "# A model from scratch" in (tmp_path / "base" / "model" / "README.md").read_text()
 
 
 def test_tokens_per_character_are_those_of_the_text(tmp_path, capsys):

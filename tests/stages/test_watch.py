@@ -1,12 +1,14 @@
 """What one sees of runs from their folders."""
 
 import json
+import threading
+import time
 
 import pytest
 
 from preferent.cli import main
 from preferent.runtime.run import Run
-from preferent.stages.watch import BARS, curve, headline, names, running
+from preferent.stages.watch import BARS, curve, headline, names, running, wait
 
 
 @pytest.fixture
@@ -46,6 +48,27 @@ def test_watching_where_there_is_no_terminal_shows_how_things_stand_once(folder,
 def test_what_is_no_run_is_an_error(tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 2
     assert "There is no run in" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_passed_over_beside_one(folder, tmp_path, capsys):
+    """As a shell makes it of runs/*."""
+    (tmp_path / "base").mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    with Run(folder, {"lr": 1}):
+        write(folder, steps(3))
+    assert main(["watch", *map(str, sorted(tmp_path.iterdir())), "--once"]) == 0
+    said = "".join(capsys.readouterr().out.split())  # long lines are folded
+    assert f"{folder}stoppedstep3" in said
+    assert "base" not in said
+
+
+def test_the_end_of_the_last_run_is_not_waited_for_until_the_next_look(folder):
+    with Run(folder, {"lr": 1}) as run:
+        assert wait([folder], 0.01)
+        began = time.monotonic()
+        threading.Timer(0.5, run.close).start()
+        assert not wait([folder.parent, folder], 60)
+    assert time.monotonic() - began < 10
 
 
 def test_a_curve_goes_from_the_lowest_to_the_highest():

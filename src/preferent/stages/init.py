@@ -49,14 +49,17 @@ def run(options: Options) -> None:
     from preferent.models.load import save_folder
     from preferent.models.scratch import new_model, train_tokenizer
     from preferent.runtime import files
+    from preferent.runtime.card import card
     from preferent.runtime.run import Run
 
-    with Run(options.out, flatten(options), resume=None, inputs=options.text, seed=options.seed) as run:
+    words = flatten(options)
+    with Run(options.out, words, resume=None, inputs=options.text, command="init", seed=options.seed) as run:
         said = [text for name in options.text for text in texts(name)]
         tokenizer = train_tokenizer(said, vocabulary=options.size.vocabulary)
         model = new_model(tokenizer, options.size, seed=options.seed)
         with files.whole(run.model_folder) as folder:
             save_folder(model, tokenizer, folder)
+            files.write(folder / "README.md", card(run.folder).encode())
     click.echo("\n".join(told(options, model, tokenizer, said)))
 
 

@@ -109,6 +109,7 @@ def run(options: Options, *, title: str = "Reward model") -> None:
             measure=measure if held_out else None,
             save=save,
         )
+        write_cards(run.folder, run.model_folder, options.reward.members)
 
 
 def split(groups: Sequence[list[Opinion]], member: int, members: int) -> list[list[Opinion]]:
@@ -174,6 +175,16 @@ def write_judged(learners: Sequence[LocalLearner[Any]], batches: Sequence[list[l
         prompts += len(batch)
     with files.replaced(folder / "judged.jsonl") as partial:
         partial.write_text(written(rows), encoding="utf-8")
+
+
+def write_cards(run: Path, model: Path, members: int) -> None:
+    """The run's card into each member's folder, at the end: with --keep-best the members were saved on the way."""
+    from preferent.runtime import files
+    from preferent.runtime.card import card
+
+    for i in range(members) if members > 1 else ():
+        with files.replaced(model / f"member-{i}" / "README.md") as partial:
+            partial.write_text(card(run, member=i), encoding="utf-8")
 
 
 def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[list[Opinion]]], folder: Path) -> None:

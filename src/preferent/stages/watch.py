@@ -20,6 +20,7 @@ from preferent.config import UsageError
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDE = 40  # characters of a curve
+NOTICED = 0.2  # seconds until the end of the last run is seen
 FIRST = (
     "reward",
     "eval/reward",
@@ -39,7 +40,8 @@ class Options:
     """Follow runs while they train: each metric's course, its last value, the pace, and whether it still runs.
 
     Reads the runs' metrics files and touches nothing, so it can be started and stopped at any time, and also shows
-    runs that have ended. Ctrl-C ends the watching, not the training.
+    runs that have ended. What is no run is passed over, so that a * will do. Ctrl-C ends the watching, not the
+    training.
 
     Examples:
         preferent watch runs/ppo
@@ -55,21 +57,34 @@ class Options:
 
 def run(options: Options) -> None:
     """Draw until the runs have ended; once where there is no terminal."""
-    for folder in options.runs:
-        if not (folder / "config.yaml").is_file():
-            raise UsageError(f"There is no run in {folder}: expected a folder with config.yaml, as training writes it.")
+    runs = [folder for folder in options.runs if (folder / "config.yaml").is_file()]
+    if not runs:
+        raise UsageError(
+            f"There is no run in {', '.join(map(str, options.runs))}: expected a folder with config.yaml, as training "
+            "writes it."
+        )
     console = Console()
     if options.once or not console.is_terminal:
-        console.print(drawn(options))
+        console.print(drawn(runs, options.rows))
         return
-    with Live(drawn(options), console=console, auto_refresh=False) as live:
-        while any(running(folder) for folder in options.runs):
-            time.sleep(options.every)
-            live.update(drawn(options), refresh=True)
+    with Live(drawn(runs, options.rows), console=console, auto_refresh=False) as live:
+        while wait(runs, options.every):
+            live.update(drawn(runs, options.rows), refresh=True)
+        live.update(drawn(runs, options.rows), refresh=True)
 
 
-def drawn(options: Options) -> Group:
-    return Group(*(table(folder, options.rows) for folder in options.runs))
+def wait(runs: Sequence[Path], seconds: float) -> bool:
+    """Until it is time to look again; False at once when no run is left to wait for."""
+    until = time.monotonic() + seconds
+    while alive := any(running(folder) for folder in runs):
+        if (left := until - time.monotonic()) <= 0:
+            break
+        time.sleep(min(left, NOTICED))
+    return alive
+
+
+def drawn(runs: Sequence[Path], most: int) -> Group:
+    return Group(*(table(folder, most) for folder in runs))
 
 
 def table(folder: Path, most: int) -> Table:
