@@ -10,7 +10,7 @@ import json
 import logging
 import math
 import os
-import socket
+import platform
 import time
 from collections.abc import Iterator
 from functools import cache
@@ -85,7 +85,7 @@ class TensorBoard:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         files.make_folder(folder)
         # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}"
+        name = f"events.out.tfevents.{time.time():017.6f}.{platform.node()}.{os.getpid()}"
         self._records = RecordWriter((folder / name).open("xb"))
         self._put(file_version="brain.Event:2")
         self._put(step=start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
