@@ -1,7 +1,7 @@
 """Every folder that can be loaded as a model has a card."""
 
 import pytest
-from tiny_runs import PREFS, SMALL, base, quietly, written
+from tiny_runs import PREFS, SMALL, base, quietly, reward_models, written
 
 
 @pytest.mark.parametrize("kept", [[], ["--keep-best", "eval/loss"]])
@@ -17,3 +17,11 @@ def test_each_member_of_an_ensemble_has_the_card_of_the_whole_run(kept, tmp_path
         page = (out / "model" / f"member-{i}" / "README.md").read_text()
         assert f"# A model trained by reward: member {i}" in page
         assert table in page
+
+
+def test_a_merged_model_has_a_card_that_names_what_it_is_made_of(tmp_path):
+    quietly("merge", reward_models(), "--average", "--out", tmp_path / "average")
+    page = (tmp_path / "average" / "model" / "README.md").read_text()
+    assert "# A merged model" in page
+    assert all(f"model/member-{i}/model.safetensors" in page for i in range(2))
+    assert "was not trained since" in page

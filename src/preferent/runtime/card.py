@@ -67,6 +67,10 @@ CAUTION = {
         "Scores are for comparing replies to one prompt. They are a proxy of what annotators wanted, and are wrong "
         "where replies are unlike those that were compared: a policy that is trained on them finds such replies."
     ),
+    "merge": (
+        "It is made of the weights of the models above and was not trained since: what is to be known of them holds "
+        "for it as well. An average of models can be better or worse than each of them; measure it."
+    ),
     "sft": "It imitates its demonstrations, their mistakes included.",
 }
 TRAINED = (
@@ -89,7 +93,7 @@ def card(folder: Path, *, member: int | None = None) -> str:
     if "model" in options:
         header["base_model"] = options["model"]
     title = f"A model trained by {command.upper() if len(command) <= 4 else command}"
-    title = "A model from scratch" if command == "init" else title
+    title = {"init": "A model from scratch", "merge": "A merged model"}.get(command, title)
     return PAGE.format(
         header=yaml.safe_dump(header, sort_keys=False),
         title=title if member is None else f"{title}: member {member}",

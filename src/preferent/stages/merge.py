@@ -46,16 +46,18 @@ def run(options: Options) -> None:
     from preferent.models.load import save
     from preferent.rewards.load import members_in
     from preferent.runtime import files
+    from preferent.runtime.card import card
     from preferent.runtime.run import Run
 
     folders = [folder for name in options.models for folder in members_in(name)]
     refuse_nonsense(options, folders)
-    with Run(options.out, flatten(options), resume=None, inputs=folders) as run:
+    with Run(options.out, flatten(options), resume=None, inputs=folders, command="merge") as run:
         model = averaged(folders, trust=options.trust_remote_code) if options.average else whole(folders[0], options)
         with files.whole(run.model_folder) as folder:
             save(model, folder)
             if scale := mean_scale(folders):
                 (folder / SCALE).write_text(json.dumps(scale))
+            files.write(folder / "README.md", card(run.folder).encode())
     click.echo(f"{' + '.join(folders)} → {options.out}/model")
 
 
