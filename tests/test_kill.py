@@ -39,8 +39,11 @@ def heard():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a tiny model, a reward model on it, a function of the user's, and data."""
-    folder = tmp_path_factory.mktemp("kill")
+    return filled(tmp_path_factory.mktemp("kill"))
+
+
+def filled(folder: Path) -> Path:
+    """The folder, with a tiny model, a reward model on it, a function of the user's, and data."""
     save(load_scorer(saved_policy(folder / "base")), folder / "rm")
     questions = [f"Where is parcel {i}?" for i in range(24)]
     rows = {
@@ -107,21 +110,6 @@ def test_a_command_that_is_stopped_again_and_again_ends_where_an_undisturbed_one
     assert ended(started(place, name, f"stopped-{name}")) == 0
 
     assert_same(place, name, f"straight-{name}", f"stopped-{name}")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("name", COMMANDS)
-def test_twenty_kills_at_random_moments_leave_no_trace(place, name):
-    """With five algorithms, a hundred."""
-    chance, kills, turn = random.Random(f"long {name}"), 0, 0
-    assert ended(started(place, name, f"whole-{name}")) == 0
-    while kills < 20:
-        turn += 1
-        out = f"killed-{name}-{turn}"
-        for _ in range(4):
-            kills += disturbed(place, name, out, signal.SIGKILL, chance) == -signal.SIGKILL
-        assert ended(started(place, name, out)) == 0
-        assert_same(place, name, f"whole-{name}", out)
 
 
 def assert_same(place: Path, name: str, straight: str, stopped: str) -> None:
