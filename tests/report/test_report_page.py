@@ -140,6 +140,8 @@ def test_the_annotators_in_a_store_are_told_of(tmp_path):
     assert "Siding with the others" in said
     assert "Position bias" in said
     alone = section(page(found([folder / "judgements.db"]), now=NOW), "The crowd")
+    assert "reward model's leanings, above" in said
+    assert "reward model's leanings, above" not in alone  # there is nothing above
     assert "α = -0.0" in alone or "α = 0.0" in alone
 
 

@@ -28,7 +28,7 @@ def crowd(all_: Found, places: Places) -> Section:
         of = f" ({Path(each.source).stem})" if len(all_.annotators) > 1 else ""
         said += [*([] if facts else [f"{each.agreement}."]), *habitual(each)]
         pictures += [siding(each, of), leaning_to_a_side(each, of)]
-    if pictures:
+    if any(run.judged for run in all_.runs):
         said.append(
             "What annotators lean to by looks and first words stands beside the reward model's leanings, above."
         )
