@@ -58,7 +58,7 @@ def test_a_copied_reference_takes_memory_and_a_disabled_adapter_none(capsys, pre
 def test_a_stream_is_taken_to_be_as_long_as_may_be(capsys, prefs):
     lines = planned(capsys, "--data", prefs, *FREE, "--streaming", "--steps", "3")
     assert after(lines, "  streamed") == "3 steps of 6 rows; how long they are is not known beforehand"
-    assert "rows of 144 tokens" in after(lines, "  activations")  # a prompt of 48 and two replies of 48
+    assert "1 row of 864 tokens" in after(lines, "  activations")  # six prompts of 48, with two replies of 48 each
 
 
 def test_a_plain_path_is_said(tmp_path, capsys):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preferent.models.plan import NOWHERE, Plan, shared, unshared
+from preferent.models.attention import DEVICES, TREE
+from preferent.models.plan import NOWHERE, Plan, flat, shared, unshared
 from preferent.types import Replies
 
 Allowed = Callable[[int | None], Tensor]  # window -> [n, q, k] bool
@@ -40,18 +41,31 @@ class Backbone(nn.Module):
     def text_config(self) -> Any:
         return self.base.config.get_text_config()
 
+    @property
+    def branching(self) -> bool:
+        """Whether attention follows a tree here, so that no row is padded and no mask is made."""
+        followed: bool = self.text_config._attn_implementation == TREE and self.base.device.type in DEVICES
+        return self.sharing and followed
+
     def plan(self, x: Replies) -> Plan:
         """The layout that this model can read."""
         if len(x.tokens) == 0 or not bool((x.prompt_length > 0).all()):
             raise ValueError("a batch needs at least one reply, and every prompt at least one token")
-        return shared(x, hidden_size=self.text_config.hidden_size) if self.sharing else unshared(x)
+        if not self.sharing:
+            return unshared(x)
+        if self.branching:
+            return flat(x)
+        return shared(x, hidden_size=self.text_config.hidden_size)
 
     def inputs(self, plan: Plan) -> dict[str, Any]:
         """What the Hugging Face forward is called with."""
         if not self.sharing:
             return {"input_ids": plan.tokens, "attention_mask": (plan.group != NOWHERE).long(), "use_cache": False}
-        mask = attention_mask(self.base, plan.allowed)
-        return {"input_ids": plan.tokens, "attention_mask": mask, "position_ids": plan.positions, "use_cache": False}
+        given = {"input_ids": plan.tokens, "position_ids": plan.positions, "use_cache": False}
+        if plan.tree is not None:
+            nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=plan.tokens.device)  # or the model makes a mask
+            return {**given, "attention_mask": nothing, "tree": plan.tree}
+        return {**given, "attention_mask": attention_mask(self.base, plan.allowed)}
 
     def hidden(self, plan: Plan) -> Tensor:
         """[n · w, d] after the last norm: what ``plan.states`` points into."""

@@ -23,7 +23,9 @@ def token_logprobs(
     """
 
     def read(states: Tensor, tokens: Tensor) -> Tensor:
-        logits = head(states).float() / temperature
+        logits = head(states).float()
+        if temperature != 1:
+            logits = logits / temperature
         logp = -cross_entropy(logits, tokens, reduction="none")
         if not entropy:
             return logp[None]

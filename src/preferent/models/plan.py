@@ -8,6 +8,8 @@ several sequences with the same beginning. Several such groups share a row when 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,28 @@ from torch import Tensor
 from preferent.types import Replies
 
 NOWHERE = -1  # the group of padding
+
+
+def token_budget(device: torch.device) -> int:
+    """Tokens in one forward pass where nobody says: on a CPU so few that a layer's activations stay in its cache."""
+    return 2048 if device.type == "cpu" else 16_384
+
+
+class Block(NamedTuple):
+    """Attention of some tokens to some others, in the one row of a flat plan."""
+
+    queries: slice
+    keys: slice
+    times: int = 1  # so many sequences of one length, one behind the other
+    causal: bool = True
+
+
+class Tree(NamedTuple):
+    """Every token is in one trunk or branch. A trunk is a prompt and its first reply, a branch any other reply."""
+
+    trunks: tuple[Block, ...]
+    branches: tuple[Block, ...]
+    across: tuple[Block, ...]  # branches to the prompts that they continue
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +50,7 @@ class Plan:
     group: Tensor  # [n, w] which prompt a token belongs to; NOWHERE for padding
     branch: Tensor  # [n, w] 0 in a prompt, else 1 + the reply's row
     states: Tensor  # [r, t + 1] flat index (into n · w) of the token before each reply token, and of the last present
+    tree: Tree | None = None  # of a flat plan: no masks
 
     def allowed(self, window: int | None = None) -> Tensor:
         """[n, w, w] bool: may the query token see the key token; ``window`` is measured in positions."""
@@ -57,16 +82,58 @@ def unshared(x: Replies) -> Plan:
 
 def packed(x: Replies, start: list[int], width: int) -> Plan:
     """Lay out each prompt and its replies from its flat ``start`` on, in rows of ``width`` tokens."""
-    device, length = x.tokens.device, x.present.sum(-1)
-    group_start = torch.tensor(start, device=device)
+    group_start, length = torch.tensor(start, device=x.tokens.device), x.present.sum(-1)
     before = length.cumsum(0) - length  # reply tokens of the batch before this reply …
     first = torch.searchsorted(x.prompt_of, x.prompt_of)  # … less those before its group's first reply
     reply_start = group_start[x.prompt_of] + x.prompt_length[x.prompt_of] + before - before[first]
-    n = max(start) // width + 1
+    return laid_out(x, group_start, reply_start, max(start) // width + 1, width)
 
+
+def flat(x: Replies) -> Plan:
+    """One row without padding: every prompt with its first reply, then all the other replies."""
+    prompts, lengths, prompt_of = (each.tolist() for each in (x.prompt_length, x.present.sum(-1), x.prompt_of))
+    first = {i: r for r, i in reversed(list(enumerate(prompt_of)))}
+    others = [r for r, i in enumerate(prompt_of) if first[i] != r]
+    trunks = [length + (lengths[first[i]] if i in first else 0) for i, length in enumerate(prompts)]
+    places = list(accumulate([*trunks, *(lengths[r] for r in others)], initial=0))
+    start, n = places[: len(prompts)], places[len(prompts)]
+    reply_start = [start[i] + prompts[i] for i in prompt_of]
+    for r, place in zip(others, places[len(prompts) : -1], strict=True):
+        reply_start[r] = place
+
+    across, at = [], n
+    for i, own in groupby(others, key=lambda r: prompt_of[r]):
+        size = sum(lengths[r] for r in own)
+        if size:
+            across.append(Block(slice(at, at + size), slice(start[i], start[i] + prompts[i]), causal=False))
+        at += size
+    tree = Tree(runs(trunks, 0), runs([lengths[r] for r in others], n), tuple(across))
+    device = x.tokens.device
+    return laid_out(
+        x, torch.tensor(start, device=device), torch.tensor(reply_start, device=device), 1, places[-1], tree
+    )
+
+
+def runs(lengths: list[int], start: int) -> tuple[Block, ...]:
+    """Sequences one behind the other, those of one length in a block."""
+    blocks = []
+    for length, each in groupby(lengths):
+        times = len(list(each))
+        at = slice(start, start + times * length)
+        start = at.stop
+        if length:
+            blocks.append(Block(at, at, times))
+    return tuple(blocks)
+
+
+def laid_out(
+    x: Replies, prompt_start: Tensor, reply_start: Tensor, n: int, width: int, tree: Tree | None = None
+) -> Plan:
+    """The plan in which prompts and replies begin at these flat places."""
+    device, length = x.tokens.device, x.present.sum(-1)
     along_prompt, along = (torch.arange(each.shape[1], device=device) for each in (x.prompts, x.tokens))
     in_prompt = along_prompt < x.prompt_length[:, None]
-    to_prompt = (group_start[:, None] + along_prompt)[in_prompt]
+    to_prompt = (prompt_start[:, None] + along_prompt)[in_prompt]
     to_reply = (reply_start[:, None] + along)[x.present]
 
     def laid(of_prompts: Tensor, of_replies: Tensor, empty: int) -> Tensor:
@@ -77,7 +144,7 @@ def packed(x: Replies, start: list[int], width: int) -> Plan:
 
     prompts = torch.arange(len(x), device=device)[:, None]
     rows = torch.arange(len(x.tokens), device=device)[:, None]
-    last_of_prompt = (group_start + x.prompt_length - 1)[x.prompt_of, None]
+    last_of_prompt = (prompt_start + x.prompt_length - 1)[x.prompt_of, None]
     own = reply_start[:, None] + torch.minimum(along, (length - 1).clamp(min=0)[:, None])
     return Plan(
         tokens=laid(x.prompts, x.tokens, 0),
@@ -85,6 +152,7 @@ def packed(x: Replies, start: list[int], width: int) -> Plan:
         group=laid(prompts, x.prompt_of[:, None], NOWHERE),
         branch=laid(torch.zeros_like(prompts), rows + 1, 0),
         states=torch.cat([last_of_prompt, own.where(length[:, None] > 0, last_of_prompt)], 1),
+        tree=tree,
     )
 
 

@@ -14,18 +14,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preferent.models.attention import DEVICES, TREE
 from preferent.models.forward import FULL, SLIDING, Backbone
 from preferent.models.head import head_of
-from preferent.models.plan import shared, unshared
+from preferent.models.plan import unshared
 from preferent.types import Replies
 
 log = logging.getLogger(__name__)
 WINDOW = 8
+REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError)
 
 
 @torch.no_grad()
 def can_share(model: nn.Module) -> bool:
-    """Whether hidden states on the shared path equal the plain ones; says so once where they do not."""
+    """Whether hidden states on the shared path equal the plain ones; says so once where they do not.
+
+    A model whose attention can follow a tree does so from then on; others get rows and masks.
+    """
+    return can_branch(model) or can_mask(model)
+
+
+def can_branch(model: Any) -> bool:
+    """Give the model attention over trees, unless that changes what it says."""
+    config = model.config.get_text_config()
+    if config._attn_implementation == TREE:
+        return True
+    windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if config._attn_implementation != "sdpa" or model.device.type not in DEVICES or windows:
+        return False
+    if set(getattr(config, "layer_types", None) or ()) - {FULL}:
+        return False
+    model.set_attn_implementation(TREE)
+    try:
+        if difference(model, None) <= tolerance(model):
+            return True
+    except REFUSALS:
+        pass
+    model.set_attn_implementation("sdpa")
+    return False
+
+
+def can_mask(model: nn.Module) -> bool:
+    """Whether the model takes rows of several sequences, with a mask of ours."""
     config = model.config.get_text_config()  # type: ignore[operator,union-attr]
     reason = None
     if other := set(getattr(config, "layer_types", None) or ()) - {FULL, SLIDING}:
@@ -35,7 +65,7 @@ def can_share(model: nn.Module) -> bool:
             error = max(
                 difference(model, window) for window in {None, getattr(config, "sliding_window", None) and WINDOW}
             )
-        except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as refused:
+        except REFUSALS as refused:
             reason = f"it takes no mask of ours ({type(refused).__name__}: {str(refused).splitlines()[0][:80]})"
         else:
             if not error <= tolerance(model):
@@ -65,8 +95,9 @@ def difference(model: nn.Module, window: int | None) -> float:
     with shortened(model, window):
         hidden = []
         for sharing in (True, False):
-            plan = shared(x, hidden_size=1) if sharing else unshared(x)
-            hidden.append(Backbone(model, sharing=sharing).hidden(plan)[plan.states])
+            trunk = Backbone(model, sharing=sharing)
+            plan = trunk.plan(x)
+            hidden.append(trunk.hidden(plan)[plan.states])
     return relative(*hidden)
 
 

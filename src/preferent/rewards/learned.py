@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 from preferent.data.batches import Opinion, moved, replies
 from preferent.data.template import Template
 from preferent.losses.reward import Combination, combine
+from preferent.models.plan import token_budget
 from preferent.models.scorer import ScoringModel
 from preferent.types import Episode, Prompt, Reply, Score
+
+Said = Reply | Episode
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class LearnedReward:
     how: Combination = "mean"
     caution: float = 0.0
     template: Template | None = None
-    token_budget: int = 16_384
+    token_budget: int | None = None  # of one forward pass; None: what suits the device
 
     @torch.no_grad()
     def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
@@ -55,10 +58,10 @@ class LearnedReward:
         """[m, r], each member on its scale."""
         return self.score_rows([self.rendered(episode) for episode in episodes])
 
-    def score_rows(self, said: list[tuple[Prompt, Reply | Episode]]) -> Tensor:
+    def score_rows(self, said: list[tuple[Prompt, Said]]) -> Tensor:
         rows: list[Tensor] = []
         for chunk in self.chunks(said):
-            x = replies([(prompt, [reply]) for prompt, reply in chunk])
+            x = replies(chunk)
             rows.append(
                 torch.stack(
                     [
@@ -69,7 +72,7 @@ class LearnedReward:
             )
         return torch.cat(rows, 1)
 
-    def rendered(self, episode: Episode) -> tuple[Prompt, Reply | Episode]:
+    def rendered(self, episode: Episode) -> tuple[Prompt, Said]:
         if self.template is None:
             return episode.prompt, episode
         messages = episode.prompt.info["messages"]
@@ -77,24 +80,30 @@ class LearnedReward:
         said = self.template.demonstration([*messages, reply], start=len(messages))
         return said.prompt, said.reply
 
-    def chunks(self, rows: list[tuple[Prompt, Reply | Episode]]) -> list[list[tuple[Prompt, Reply | Episode]]]:
-        """Neighbours up to the token budget."""
-        chunks: list[list[tuple[Prompt, Reply | Episode]]] = []
-        held = self.token_budget
+    def chunks(self, rows: Sequence[tuple[Prompt, Said]]) -> Iterator[list[tuple[Prompt, list[Said]]]]:
+        """Prompts, each with those of its replies that follow one another, up to the token budget."""
+        budget = self.token_budget or token_budget(self.members[0].base.device)
+        chunk: list[tuple[Prompt, list[Said]]] = []
+        held = 0
         for prompt, reply in rows:
-            tokens = len(prompt.tokens) + len(reply.tokens)
-            if held + tokens > self.token_budget:
-                chunks.append([])
-                held = 0
-            chunks[-1].append((prompt, reply))
+            known = bool(chunk) and chunk[-1][0].tokens == prompt.tokens
+            tokens = len(reply.tokens) + (0 if known else len(prompt.tokens))
+            if chunk and held + tokens > budget:
+                yield chunk
+                chunk, held, known = [], 0, False
+                tokens = len(reply.tokens) + len(prompt.tokens)
+            if not known:
+                chunk.append((prompt, []))
+            chunk[-1][1].append(reply)
             held += tokens
-        return chunks
+        if chunk:
+            yield chunk
 
 
 @torch.no_grad()
 def scale_of(scorer: ScoringModel, opinions: Sequence[Opinion]) -> Scale:
     """Mean and standard deviation of a member's scores over the replies of these comparisons, ties included."""
-    seen: list[tuple[Prompt, Reply | Episode]] = [
+    seen: list[tuple[Prompt, Said]] = [
         (opinion.comparison.context, option) for opinion in opinions for option in opinion.comparison.options
     ]
     scores = LearnedReward([scorer], [Scale()]).score_rows(seen)[0]

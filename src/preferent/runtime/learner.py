@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from preferent.config import UsageError
 from preferent.data.batches import moved
+from preferent.models import plan
 from preferent.types import Batch, Loss, Mean, Metrics, Objective
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class LocalLearner(Generic[N]):
         optimizer: torch.optim.Optimizer,
         *,
         schedule: Schedule = Schedule(),
-        token_budget: int = 16_384,
+        token_budget: int | None = None,
         max_grad_norm: float = 1.0,
         bf16: bool = False,
         bad_batches: Path | None = None,
@@ -64,7 +65,7 @@ class LocalLearner(Generic[N]):
         self._model = model
         self.optimizer = optimizer
         self.schedule = schedule
-        self.token_budget = token_budget
+        self.token_budget = token_budget or plan.token_budget(self.device)
         self.max_grad_norm = max_grad_norm
         self.bf16 = bf16
         self.bad_batches = bad_batches  # where a batch that gave no number is written
@@ -210,7 +211,7 @@ def local_learner(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
     schedule: Schedule = Schedule(),
-    token_budget: int = 16_384,
+    token_budget: int | None = None,
     max_grad_norm: float = 1.0,
     bf16: bool = False,
     bad_batches: Path | None = None,

@@ -33,7 +33,7 @@ class Work:
     token_budget: int
     mini_batch: int | None = None  # prompts in an update; None: the step's
     drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them itself
-    scored: int = 0  # most tokens that reward models read at a time, without sharing prompts; 0: there are none
+    scored: int = 0  # most tokens that reward models read at a time; 0: there are none
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,8 @@ def laid_out(part: Sequence[Group], trunk: Backbone) -> tuple[int, int]:
     if not trunk.sharing:
         lengths = [prompt + reply for prompt, replies in part for reply in replies]
         return len(lengths), max(lengths)
+    if trunk.branching:
+        return 1, sum(map(tokens, part))
     start, width = placed([tokens(group) for group in part], hidden_size=trunk.text_config.hidden_size)
     return max(start) // width + 1, width
 
@@ -215,8 +217,7 @@ def read(work: Work, trunk: Backbone, kept: Kept) -> float:
     """
     updated = max(sum(map(tokens, part)) for update in updates_of(work) for part in cut(update, work.token_budget))
     steps = [sum(map(tokens, step)) for step in work.steps]
-    alone = [sum(prompt + reply for prompt, replies in step for reply in replies) for step in work.steps]
-    most = max(min(work.token_budget, max(steps)), min(work.scored, max(alone) if work.drawn else sum(alone)))
+    most = max(min(work.token_budget, max(steps)), min(work.scored, max(steps) if work.drawn else sum(steps)))
     return 0.5 * kept.token / trunk.text_config.num_hidden_layers * most if most > updated else 0.0
 
 

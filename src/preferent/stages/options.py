@@ -67,8 +67,11 @@ class OptimiserOptions:
     warmup: Annotated[float, "share of the steps in which the learning rate rises from 0", Ge(0), Lt(1)] = 0.05
     batch: Annotated[int, "prompts per optimiser step, with all their replies", Gt(0)] = 16
     token_budget: Annotated[
-        int, "most tokens in one forward pass: lower it when memory runs out, the result stays the same", Gt(0)
-    ] = 8192
+        int | None,
+        "most tokens in one forward pass: lower it when memory runs out, the result stays the same; none: 2048 on a "
+        "CPU, whose cache they fit, else 16384",
+        Gt(0),
+    ] = None
     max_grad_norm: Annotated[float | None, "longest gradient (Euclidean norm); none: no clipping", Gt(0)] = 1.0
     weight_decay: Annotated[float, "share of each weight taken off per step, times the learning rate", Ge(0)] = 0.0
     adam_beta1: Annotated[float, "decay of the gradient's running mean", Ge(0), Lt(1)] = 0.9

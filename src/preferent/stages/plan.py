@@ -171,11 +171,12 @@ def machine(plan: Plan) -> Iterator[str]:
 def estimate(plan: Plan) -> Estimate:
     """The memory that the plan needs."""
     from preferent.models.load import chosen_device, fast_bf16
-    from preferent.rewards.learned import LearnedReward
+    from preferent.models.plan import token_budget
 
-    scored = LearnedReward.token_budget if plan.scored else 0
-    work = Work(list(steps_of(plan)), plan.options.optimiser.token_budget, plan.mini_batch, plan.drawn, scored)
     device = chosen_device(plan.options.model.device)
+    usual = token_budget(device)
+    budget = plan.options.optimiser.token_budget or usual
+    work = Work(list(steps_of(plan)), budget, plan.mini_batch, plan.drawn, usual if plan.scored else 0)
     bf16 = fast_bf16(device, plan.options.model.dtype)
     return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16)
 
