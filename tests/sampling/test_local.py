@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from preferent.data.batches import episodes, logprobs
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
+from preferent.sampling.direct import can_decode
 from preferent.sampling.local import LocalSampler
-from preferent.sampling.noise import exponentials, row_keys
+from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Prompt
 from tiny_models import PLAIN, SHARING, Spaced, tiny
@@ -144,19 +145,64 @@ def test_support_refuses_what_makes_no_sense(wrong):
 
 @given(seed=st.integers(-(2**31), 2**31 - 1), position=st.integers(0, 10_000))
 @settings(max_examples=20, deadline=None)
-def test_noise_is_exponential_whatever_its_key(seed, position):
-    """Mean and variance 1 within five standard errors, and no two tokens alike in the winners' range."""
-    keys = torch.tensor([[seed, 12345]], dtype=torch.int32)
-    noise = exponentials(keys, torch.tensor([position], dtype=torch.int32), 20_000)
-    assert noise.min() > 0
-    assert abs(noise.mean() - 1) < 5 / 20_000**0.5
-    assert abs(noise.var() - 1) < 5 * (8 / 20_000) ** 0.5
+def test_noise_is_uniform_whatever_its_key(seed, position):
+    """Mean ½ and variance 1/12 within five standard errors, and no two replies alike."""
+    keys = torch.stack([torch.full((20_000,), seed), torch.arange(20_000)], 1).int()
+    noise = uniforms(keys.flip(1) if seed % 2 else keys, torch.full((20_000,), position, dtype=torch.int32))
+    assert 0 < noise.min() < noise.max() < 1
+    assert abs(noise.mean() - 1 / 2) < 5 * (1 / 12 / 20_000) ** 0.5
+    assert abs(noise.var() - 1 / 12) < 5 * (1 / 180 / 20_000) ** 0.5
+    assert len(noise.unique()) == 20_000
 
 
-def test_noise_of_neighbouring_keys_positions_and_tokens_is_unrelated():
-    keys = torch.tensor([row_keys(0, 0, (1, 2), reply) for reply in range(2000)], dtype=torch.int32)
-    at = torch.zeros(2000, dtype=torch.int32)
-    here, next_ = exponentials(keys, at, 8), exponentials(keys, at + 1, 8)
-    everything = torch.cat([here, next_], 1)
-    correlation = torch.corrcoef(everything.T) - torch.eye(16)
-    assert correlation.abs().max() < 5 / 2000**0.5
+def test_noise_of_neighbouring_keys_and_positions_is_unrelated():
+    keys = torch.tensor([row_keys(0, 0, (1, 2), reply) for reply in range(4000)], dtype=torch.int32)
+    at = torch.zeros(4000, dtype=torch.int32)
+    everything = torch.stack([uniforms(keys, at + i) for i in range(8)])
+    correlation = torch.corrcoef(everything) - torch.eye(8)
+    assert correlation.abs().max() < 5 / 4000**0.5
+    following = torch.corrcoef(torch.stack([everything[0, :-1], everything[0, 1:]]))[0, 1]
+    assert abs(following) < 5 / 4000**0.5
+
+
+def test_a_number_becomes_the_token_at_its_place_in_the_distribution():
+    """Of ½, 0, ¼, ¼, whatever they are multiplied by: 0.499 is the first, 0.5 and 0.749 the third, 0.75 the last."""
+    logprobs = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).log() + 3
+    said = [
+        drawn(logprobs, torch.tensor([u], dtype=torch.double)).item() for u in (1e-300, 0.499, 0.5, 0.749, 0.75, 1.0)
+    ]
+    assert said == [0, 0, 2, 2, 3, 3]
+
+
+def test_a_token_of_small_probability_behind_many_others_is_drawn_as_often_as_it_should_be():
+    """The last of 5,000 has 1e-12: in single precision no running sum could tell it from nothing."""
+    logprobs = torch.full((1, 5000), 1 / 4999).log()
+    logprobs[0, -1] = torch.tensor(1e-12).log()
+    edge = 1 / (1 + 1e-12)
+    below, above = (drawn(logprobs, torch.tensor([u], dtype=torch.double)).item() for u in (edge - 2e-13, edge + 2e-13))
+    assert (below, above) == (4998, 4999)
+
+
+# --- decoding by hand --------------------------------------------------------------------------------
+BY_HAND = ("Qwen2", "Qwen3", "Llama", "Granite")
+
+
+@pytest.mark.parametrize("name", [*SHARING, *PLAIN])
+def test_models_of_llamas_kind_are_decoded_by_hand_and_no_others(name):
+    assert can_decode(policy_of(name)) == (name in BY_HAND)
+
+
+@pytest.mark.parametrize("multiplier", ["residual_multiplier", "embedding_multiplier"])
+def test_what_a_configuration_multiplies_elsewhere_is_noticed(multiplier):
+    assert not can_decode(policy_of("Granite", **{multiplier: 0.5}))
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+@pytest.mark.parametrize("ends", [[], list(range(12))])
+def test_decoding_by_hand_draws_what_the_models_own_forward_draws(name, ends):
+    """Over more tokens than a buffer holds at first, with rows that end and are moved together."""
+    sampler = LocalSampler(policy_of(name), max_new_tokens=80, end_tokens=ends)
+    assert sampler.direct
+    by_hand = spoken(sampler.sample(PROMPTS, 5))
+    sampler.direct = False
+    assert spoken(sampler.sample(PROMPTS, 5)) == by_hand

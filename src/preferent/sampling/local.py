@@ -12,7 +12,8 @@ from torch import Tensor
 from preferent.models.forward import attention_mask
 from preferent.models.head import head_of
 from preferent.models.policy import LanguagePolicy
-from preferent.sampling.noise import exponentials, row_keys
+from preferent.sampling.direct import Direct, can_decode
+from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Episode, Prompt
 
@@ -62,6 +63,7 @@ class LocalSampler:
         self.seed = seed
         self.cache_tokens = cache_tokens  # keys and values held at a time, over all rows
         self.version = 0
+        self.direct = can_decode(policy)
 
     def load(self, weights: Mapping[str, Tensor], version: int) -> None:
         """The learner's weights: nothing to copy where they are the policy's own, as they are in one process."""
@@ -122,7 +124,11 @@ class LocalSampler:
     def growing(self, groups: list[list[Request]]) -> Iterator[list[Drawn]]:
         """All replies of a chunk, after each token that they got."""
         device = self.policy.base.device
-        state = (Branching if self.policy.sharing else Repeating)(self.policy, groups)
+        state: Any = (
+            Direct(self.policy, [group[0].prompt.tokens for group in groups], len(groups[0]))
+            if self.direct
+            else (Branching if self.policy.sharing else Repeating)(self.policy, groups)
+        )
         keys = torch.tensor([r.keys for group in groups for r in group], dtype=torch.int32, device=device)
         rows = [Drawn() for group in groups for _ in group]
         alive = list(range(len(rows)))
@@ -130,8 +136,7 @@ class LocalSampler:
         for position in range(self.max_new_tokens):
             scores = (logits.float() / self.policy.temperature).log_softmax(-1)
             at = torch.full((len(alive),), position, dtype=torch.int32, device=device)
-            race = exponentials(keys[alive], at, scores.shape[1]).log_().neg_()
-            tokens = (self.support(scores) + race).argmax(-1)
+            tokens = drawn(self.support(scores), uniforms(keys[alive], at))
             logprobs = scores.gather(1, tokens[:, None]).squeeze(1).tolist()
             going = [
                 place

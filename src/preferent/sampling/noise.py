@@ -1,7 +1,7 @@
 """Noise that depends on its key alone: (seed, version, prompt, reply, position), whatever else is in the batch.
 
-Drawing is by exponential race: argmin of E / p with E ~ Exp(1) for each token is a draw from p (the Gumbel-max trick
-in other words). A counter-based hash gives E, so that no generator's state ties one reply to another.
+A reply's position has one uniform number, from a counter-based hash, so that no generator's state ties one reply to
+another; it is turned into a token through the distribution function.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+BLOCK = 64
+
 
 def row_keys(seed: int, version: int, prompt: Sequence[int], reply: int) -> tuple[int, int]:
     """Two signed 32-bit words for one reply to one prompt."""
@@ -20,15 +22,34 @@ def row_keys(seed: int, version: int, prompt: Sequence[int], reply: int) -> tupl
     return int.from_bytes(digest[:4], signed=True), int.from_bytes(digest[4:], signed=True)
 
 
-def exponentials(keys: Tensor, position: Tensor, vocabulary: int) -> Tensor:
-    """[r, v] from ``keys`` [r, 2] and ``position`` [r], both int32: Exp(1), exact to the smallest values in fp32."""
-    tokens = torch.arange(vocabulary, dtype=torch.int32, device=keys.device)
-    at = mixed(keys[:, 0] ^ mixed(position))
-    bits = mixed(mixed(tokens ^ at[:, None]) + keys[:, 1:])
-    # 32 random bits as (n + 1/2) / 2³²: small values keep all their digits, and -log1p(-u) turns them into the race's
-    # winners; rounding is left to the losers.
-    uniform = (bits.double() + (2.0**31 + 0.5)).mul_(2.0**-32).float()
-    return -torch.log1p(-uniform)
+def uniforms(keys: Tensor, position: Tensor) -> Tensor:
+    """[r] in (0, 1) with 53 random bits, from ``keys`` [r, 2] and ``position`` [r], both int32."""
+    at = mixed(position + 1)  # the bijection leaves 0 where it is
+    first, second = mixed(keys[:, 0] ^ at), mixed(keys[:, 1] + at)
+    high, low = mixed(first + second), mixed(second ^ mixed(first + 1))
+    return ((high.double() + 2.0**31) * 2.0**21 + (low.double() + 2.0**31) * 2.0**-11 + 0.5) * 2.0**-53
+
+
+def drawn(logprobs: Tensor, uniform: Tensor) -> Tensor:
+    """[r] tokens, of ``logprobs`` [r, v] that need not sum to 1, by inverting the distribution function.
+
+    In two levels, first a block of tokens and then one of it, summed in double precision: a token of probability 1e-12
+    is drawn as often as it should be, behind whatever came before it.
+    """
+    r, v = logprobs.shape
+    p = torch.nn.functional.pad(logprobs.exp(), (0, -v % BLOCK)).view(r, -1, BLOCK)
+    block, rest = inverted(p.sum(-1, dtype=torch.double), uniform)
+    inside = p[torch.arange(r, device=p.device), block].double()
+    token, _ = inverted(inside, rest / inside.sum(-1))
+    return block * BLOCK + token
+
+
+def inverted(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Of weights [r, k] the one at which their running sum passes a share of the whole, and what is left of it then."""
+    sums = weights.cumsum(-1)
+    wanted = (uniform * sums[:, -1]).minimum(sums[:, -1].nextafter(sums.new_zeros(())))
+    at = torch.searchsorted(sums, wanted[:, None], right=True)
+    return at[:, 0], wanted - (sums.gather(1, at) - weights.gather(1, at))[:, 0]
 
 
 def mixed(x: Tensor) -> Tensor:
