@@ -45,14 +45,19 @@ def test_data_is_shown_with_its_lengths_and_how_often_it_comes(capsys, prefs):
     assert after(lines, "  prompt").startswith("tokens: median ")
 
 
-def test_a_copied_reference_takes_memory_and_a_disabled_adapter_none(capsys, prefs):
+def test_a_reference_takes_memory_only_where_a_stream_needs_a_copy_of_it(capsys, prefs):
     whole = planned(capsys, "--data", prefs, *FREE)
     count = f"{sum(p.numel() for p in load_policy(base()).parameters()):,} parameters"
     assert after(whole, "  policy") == f"{count}, {count.split()[0]} of them trained"
-    assert after(whole, "  reference") == f"{count}, 0 of them trained"
+    once = "asked once before the first step: no memory of its own"
+    assert after(whole, "  reference") == f"the policy as it starts, {once}"
+    assert "reference/" in after(whole, "writes")
     adapted = planned(capsys, "--data", prefs, *FREE, "--lora", "2")
-    assert after(adapted, "  reference") == "the policy with its adapter switched off: no memory of its own"
-    assert not any(line.startswith("  weights: reference") for line in adapted)
+    assert after(adapted, "  reference") == f"the policy with its adapter switched off, {once}"
+    assert not any(line.startswith("  weights: reference") for line in (*whole, *adapted))
+    streamed = planned(capsys, "--data", prefs, *FREE, "--streaming", "--steps", "3")
+    assert after(streamed, "  reference") == f"{count}, 0 of them trained"
+    assert after(streamed, "  weights: reference") == after(streamed, "  weights: policy")
 
 
 def test_a_stream_is_taken_to_be_as_long_as_may_be(capsys, prefs):

@@ -184,10 +184,28 @@ class Batches(Generic[Row, Out]):
 
     def __iter__(self) -> Iterator[Out]:
         while self.position < len(self):
-            first = self.position * self.size
-            batch = self.collate([self.rows[self.index(i)] for i in range(first, first + self.size)])
+            batch = self.at(self.position)
             self.position += 1
             yield batch
+
+    def at(self, step: int) -> Out:
+        """The batch that stands at this position, counted from 0."""
+        first = step * self.size
+        return self.collate([self.rows[self.index(i)] for i in range(first, first + self.size)])
+
+    def with_news(self) -> list[int]:
+        """The positions at which some row comes for the first time in the run: these batches hold all it ever sees."""
+        every = len(getattr(self.rows, "mixture", self.rows))  # a mixture has rows without end, of so many
+        seen: dict[int, Row] = {}  # by identity; what is held here keeps it
+        found: list[int] = []
+        for step in range(len(self)):
+            if len(seen) >= every:
+                break
+            rows = [self.rows[self.index(i)] for i in range(step * self.size, (step + 1) * self.size)]
+            if any(id(row) not in seen for row in rows):
+                seen.update((id(row), row) for row in rows)
+                found.append(step)
+        return found
 
     def index(self, i: int) -> int:
         """Which row comes at place i of the run, counted over all epochs."""

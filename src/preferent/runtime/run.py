@@ -6,6 +6,7 @@
     metrics.jsonl   one line a step
     events/         the same for TensorBoard
     samples/        step-N.jsonl: what the policy said, at each evaluation
+    reference/      what the reference says of the data's replies, where a method asks it for that once
     checkpoints/    step-N/: all that is needed to go on
     model/          the final Hugging Face folder; model/member-i/ for an ensemble
 
@@ -95,6 +96,10 @@ class Run:
         return self.folder / "checkpoints"
 
     @property
+    def reference_folder(self) -> Path:
+        return self.folder / "reference"
+
+    @property
     def model_folder(self) -> Path:
         return self.folder / "model"
 
@@ -156,7 +161,7 @@ class Run:
         if (
             not self._new
             or any(came)
-            or any((self.folder / name).exists() for name in ("model", "best", "bad_batches"))
+            or any((self.folder / name).exists() for name in ("model", "best", "bad_batches", "reference"))
         ):
             return
         for name in ("samples", "checkpoints", "events"):

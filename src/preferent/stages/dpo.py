@@ -25,7 +25,8 @@ class DPOOptions:
 class Options:
     """Learn from comparisons directly, without a reward model and without sampling.
 
-    The reference is the model as it starts; with --lora it costs no memory. Rows are as for ``preferent reward``.
+    The reference is the model as it starts: what it says of each reply is computed once, before the first step, so that
+    it takes no memory (only with --streaming does a copy of the model stay). Rows are as for ``preferent reward``.
 
     Examples:
         preferent dpo --model runs/sft --data prefs.jsonl --eval-data held.jsonl --out runs/dpo
@@ -57,15 +58,16 @@ def run(options: Options, *, title: str = "DPO") -> None:
         size = options.optimiser.batch
         batches = training.batched(load_preferences, "preferences", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
-        reference = policy.frozen()
+        reference = training.reference_of(policy, batches)
         if options.run.dry_run:
             held = {"policy": policy, "reference": reference}
             plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches)))
             return
+        watched = training.asked(reference, run, policy, learner, batches, held_out, title=title)
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            held = (algorithm.referred(learner, reference, pairs) for pairs in training.in_order(held_out, size))
+            held = (algorithm.referred(learner, watched, pairs) for pairs in training.in_order(held_out, size))
             return dict(learner.measure(held, objective))
 
         training.trained(

@@ -136,25 +136,38 @@ def models(plan: Plan) -> Iterator[str]:
         path = "" if getattr(model, "sharing", True) else " · every reply with a prompt of its own (plain path)"
         yield f"  {name:<12} {sum(p.numel() for p in every):,} parameters, {trained:,} of them trained{path}"
     if "reference" in plan.models and "reference" not in held(plan):
-        yield "  reference    the policy with its adapter switched off: no memory of its own"
+        yield f"  reference    {unheld(plan.models['reference'])}: no memory of its own"
 
 
 def held(plan: Plan) -> dict[str, nn.Module]:
-    """The modules behind the plan's models; a reference that is the policy without its adapter is none."""
+    """The modules behind the plan's models, each once; a reference that is the policy without its adapter is none."""
     from preferent.models.policy import Adapterless, Frozen
+    from preferent.runtime.reference import Remembered
 
     found: dict[str, nn.Module] = {}
-    for name, model in plan.models.items():
+    for name, given in plan.models.items():
+        model: Any = given.source if isinstance(given, Remembered) else given
         if isinstance(model, Frozen):
             found[name] = model.policy
-        elif not isinstance(model, Adapterless):
+        elif not isinstance(model, Adapterless) and model not in found.values():
             found[name] = model
     return found
+
+
+def unheld(reference: Any) -> str:
+    """What a reference is that has no weights of its own."""
+    from preferent.models.policy import Adapterless
+    from preferent.runtime.reference import Remembered
+
+    source = reference.source if isinstance(reference, Remembered) else reference
+    who = "the policy with its adapter switched off" if isinstance(source, Adapterless) else "the policy as it starts"
+    return f"{who}, asked once before the first step" if isinstance(reference, Remembered) else who
 
 
 def machine(plan: Plan) -> Iterator[str]:
     """Where it will run, and what it will write."""
     from preferent.models.load import chosen_device, fast_bf16
+    from preferent.runtime.reference import Remembered
     from preferent.stages.doctor import choice
 
     asked, run = plan.options.model, plan.options.run
@@ -164,6 +177,7 @@ def machine(plan: Plan) -> Iterator[str]:
     yield f"device         {device}, {dtype}: {why}"
     yield (
         f"writes         {run.out}/: config.yaml, manifest.json, metrics.jsonl, events/, checkpoints/, model/"
+        + (", reference/" if isinstance(plan.models.get("reference"), Remembered) else "")
         + (", samples/" if plan.drawn and plan.options.data.eval_data else "")
     )
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from preferent.models.policy import LanguagePolicy
     from preferent.models.scorer import ScoringModel
     from preferent.runtime.learner import LocalLearner
+    from preferent.runtime.reference import Remembered
     from preferent.runtime.run import Run
     from preferent.types import Algorithm, Metrics, Stateful
 
@@ -233,6 +236,60 @@ def learner_of(
         bf16=fast_bf16(chosen_device(options.model.device), options.model.dtype),
         bad_batches=options.run.out / "bad_batches" / member,
     )
+
+
+def reference_of(policy: LanguagePolicy, batches: Batches[Any, Any] | StreamBatches[Any]) -> Remembered:
+    """The policy as it starts, for a method that sees the same replies again; ``asked`` is to follow before a step.
+
+    It needs no copy of the weights: asked for everything before they change, it is the policy itself. What a stream
+    will bring is not known then, so there a copy goes on answering.
+    """
+    from preferent.data.batches import Batches
+    from preferent.runtime.reference import Remembered
+
+    itself = isinstance(batches, Batches) and not policy.has_adapter
+    return Remembered(policy if itself else policy.frozen())
+
+
+def asked(
+    reference: Remembered,
+    run: Run,
+    policy: LanguagePolicy,
+    learner: LocalLearner[LanguagePolicy],
+    batches: Batches[Any, Any] | StreamBatches[Any],
+    held_out: Loaded[Any] | None,
+    *,
+    title: str,
+) -> Remembered:
+    """Have the reference say what there is to say of the run's rows, and keep it; its memory of held-out rows.
+
+    That is another memory, since watching must change nothing: the last bits of what is said of a reply in both would
+    depend on where it was met first.
+    """
+    from preferent.data.batches import Batches
+    from preferent.runtime.reference import Remembered, mark_of
+    from preferent.runtime.show import shown
+
+    watched = Remembered(reference.source)
+    if held_out is None and not isinstance(batches, Batches):
+        return watched
+    mark, total = mark_of(policy, bf16=learner.bf16), 0
+    asking: list[Algorithm] = []
+    if isinstance(batches, Batches):
+        steps = batches.with_news()
+        total += len(steps)
+        replies = (batches.at(step).replies for step in steps)
+        asking.append(reference.asked(learner, replies, run.reference_folder, mark=mark))
+    if held_out is not None:
+        total += math.ceil(len(held_out) / batches.size)
+        replies = (batch.replies for batch in in_order(held_out, batches.size))
+        asking.append(watched.asked(learner, replies, run.reference_folder / "held_out", mark=mark))
+    for _ in shown(chain(*asking), title=f"{title} reference", total=total):
+        pass
+    watched.let_go()
+    if isinstance(batches, Batches):
+        reference.let_go()
+    return watched
 
 
 def trained(
