@@ -20,7 +20,7 @@ def prefs():
 
 
 def words(prefs: str, out: Path, *more: object) -> list[str]:
-    data = ["--data", *prefs.split()]
+    data = [word for name in prefs.split() for word in ("--data", name)]
     return [str(word) for word in ("dpo", "--model", base(), *data, "--out", out, *WORDS, *more)]
 
 

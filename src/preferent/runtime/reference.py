@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,8 +63,8 @@ class Remembered:
         if entropy:
             raise ValueError("log-probabilities are kept, entropies are not: ask the reference itself for them")
         keys, lengths = keys_of(x), x.learn.sum(-1).tolist()
-        new = self._ask(x, keys)
-        said = [new[key] if key in new else self._kept(key, n) for key, n in zip(keys, lengths, strict=True)]
+        new = self._said(x, keys, self._unknown(x, keys))
+        said = [self._kept(key, n) if key in self._known else new[key] for key, n in zip(keys, lengths, strict=True)]
         return Reading(scattered(torch.cat(said).to(x.tokens.device), x.learn))
 
     def asked(
@@ -90,9 +90,11 @@ class Remembered:
 
         def ask(_: Policy, x: Replies) -> Tensor:
             keys = keys_of(x)
-            said = self._ask(x, keys, new)
-            new.update(said)
-            return torch.tensor([sum(map(len, said.values()))])
+            prompts = self._unknown(x, keys, new)
+            for key, said in self._said(x, keys, prompts).items():
+                if key not in self._known:  # another reply to its prompt is new
+                    new.setdefault(key, said)
+            return torch.tensor([sum(x[prompts].tokens_each())])
 
         pace = Pace(every)
         for i, x in enumerate(batches, 1):
@@ -108,23 +110,24 @@ class Remembered:
         """Forget the source, whose weights from here on may go, or learn."""
         self.source = None
 
-    def _ask(self, x: Replies, keys: Sequence[bytes], new: Mapping[bytes, Tensor] = {}) -> dict[bytes, Tensor]:
-        """The source's log-probabilities of the replies that nobody knows, reading only the prompts that have any."""
-        unknown = [key not in self._known and key not in new for key in keys]
-        prompts = sorted({p for p, new_one in zip(x.prompt_of.tolist(), unknown, strict=True) if new_one})
+    def _unknown(self, x: Replies, keys: Sequence[bytes], new: Collection[bytes] = ()) -> list[int]:
+        """The prompts with a reply that is neither kept nor among the new ones."""
+        each = zip(x.prompt_of.tolist(), keys, strict=True)
+        return sorted({prompt for prompt, key in each if key not in self._known and key not in new})
+
+    def _said(self, x: Replies, keys: Sequence[bytes], prompts: Sequence[int]) -> dict[bytes, Tensor]:
+        """What the source says of all replies to these prompts."""
         if not prompts:
             return {}
         if self.source is None:
             raise ValueError(
-                f"{sum(unknown)} replies are none that the reference was asked for, and it has been let go"
+                f"the reference was let go before it was asked for replies to {len(prompts)} of these prompts"
             )
-        part = x if len(prompts) == len(x) else x[prompts]
+        part = x[prompts]
         with torch.no_grad():
             said = self.source.read(part).logprobs[part.learn].cpu()
-        each = zip(
-            (keys[row] for row in x.rows(prompts).tolist()), said.split(part.learn.sum(-1).tolist()), strict=True
-        )
-        return {key: one for key, one in each if key not in self._known and key not in new}
+        each = said.split(part.learn.sum(-1).tolist())
+        return {keys[row]: one for row, one in zip(x.rows(prompts).tolist(), each, strict=True)}
 
     def _kept(self, key: bytes, length: int) -> Tensor:
         place = self._known[key]
