@@ -12,6 +12,9 @@ from preferent.feedback.store import open_engine
 from preferent.testing.postgresql import postgresql_programs, postgresql_server
 from tiny_models import tiny
 
+os.environ["PREFERENT_CACHE"] = "off"  # the cache of whoever runs the tests is theirs
+os.environ.pop("PREFERENT_WORKERS", None)
+
 
 @pytest.fixture
 def tiny_model() -> Callable[..., Any]:

@@ -14,8 +14,6 @@ from preferent.config import UsageError
 from preferent.data.columns import parse
 from preferent.data.load import (
     Loaded,
-    Reading,
-    Report,
     asked,
     held_out,
     load_demonstrations,
@@ -23,6 +21,7 @@ from preferent.data.load import (
     load_prompts,
     load_unpaired,
 )
+from preferent.data.reading import Reading, Report
 from preferent.data.rows import BadRow
 from preferent.data.template import Template
 from preferent.types import Pairs, Prompt, Ranking, Replies

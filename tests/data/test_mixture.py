@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preferent.config import UsageError
-from preferent.data.load import Loaded, Report
+from preferent.data.load import Loaded
 from preferent.data.mixture import BLOCK, Mixture, mixed, weighed
+from preferent.data.reading import Report
 
 weights = st.lists(st.floats(0.001, 50), min_size=1, max_size=5)
 

@@ -15,13 +15,13 @@ from preferent.data.check import AGAIN, TWO_SPEAK, check
 from preferent.data.columns import parse
 from preferent.data.load import (
     Loaded,
-    Reading,
     held_out,
     load_demonstrations,
     load_preferences,
     load_prompts,
     load_unpaired,
 )
+from preferent.data.reading import Reading
 from preferent.data.rows import BadRow, Row, rows
 from preferent.data.template import Template
 from preferent.types import Preference, Ranking

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from shapes import CHATML, tokenizer_with
 
 from preferent.config import UsageError
-from preferent.data.load import Reading
+from preferent.data.reading import Reading
 from preferent.data.stream import Stream, shuffled, stream
 from preferent.data.template import Template
 

@@ -214,10 +214,10 @@ class Batches(Generic[Row, Out]):
             return place
         if self._order is None or self._order[0] != epoch:
             key = torch.Generator().manual_seed(keyed(self.seed, epoch))
-            self._order = (epoch, torch.randperm(len(self.rows), generator=key).tolist())
-        return self._order[1][place]
+            self._order = (epoch, torch.randperm(len(self.rows), generator=key))
+        return int(self._order[1][place])
 
-    _order: tuple[int, list[int]] | None = field(default=None, init=False, repr=False)
+    _order: tuple[int, Tensor] | None = field(default=None, init=False, repr=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}

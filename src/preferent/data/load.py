@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
 from preferent.config import UsageError
 from preferent.data import batches
+from preferent.data.arrow import parts
 from preferent.data.batches import Batches, keyed
-from preferent.data.columns import Kind, Unpaired, parse
-from preferent.data.faults import BadRows, plain_name
+from preferent.data.columns import Kind, Unpaired
+from preferent.data.faults import plain_name
+from preferent.data.joined import Joined, joined
+from preferent.data.kept import kept_rows
 from preferent.data.messages import Messages
-from preferent.data.rows import BadRow, Row, rows
-from preferent.data.template import Template, TooLong
+from preferent.data.reading import Reader, Reading, Report, Tally
+from preferent.data.rows import rows
+from preferent.data.template import Template
 from preferent.types import Demonstration, Preference, Prompt, Ranking, Reply
 
 T = TypeVar("T")
@@ -33,44 +36,11 @@ COLLATE: Mapping[Kind, Collate] = {
 }
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How a file is read. ``columns``: what the file calls our columns, as in ``{"chosen": "better"}``.
-
-    A bad row is an error, unless ``skip_bad_rows``: then it is counted, and listed in ``<name>.bad.jsonl`` in
-    ``bad_rows_folder`` where one is given. ``limit`` stops behind so many good rows of each source.
-    """
-
-    columns: Mapping[str, str] = field(default_factory=dict)
-    skip_bad_rows: bool = False
-    bad_rows_folder: str | Path | None = None
-    limit: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What became of a source's rows."""
-
-    source: str
-    read: int = 0
-    kept: int = 0
-    too_long: int = 0  # left out because of ``max_length``
-    bad: Mapping[str, int] = field(default_factory=dict)  # left out, by fault
-    bad_file: Path | None = None
-
-    def __str__(self) -> str:
-        """One line: ``prefs.jsonl: 2303 of 2312 rows · 4 × an empty reply · 5 × … → prefs.bad.jsonl``."""
-        parts = [f"{self.source}: {self.kept} of {self.read} rows"]
-        parts += [f"{self.too_long} × too long"] if self.too_long else []
-        parts += [f"{count} × {fault}" for fault, count in self.bad.items()]
-        return " · ".join(parts) + (f" → {self.bad_file}" if self.bad_file else "")
-
-
 @dataclass(frozen=True, slots=True)
 class Loaded(Sequence[T], Generic[T]):
-    """Rows in memory, as a model takes them, and how they came to be."""
+    """Rows as a model takes them, in memory or on disk, and how they came to be."""
 
-    rows: tuple[T, ...]
+    rows: Sequence[T]
     report: tuple[Report, ...] = ()  # one for each source
     collate: Collate = list
 
@@ -87,9 +57,15 @@ class Loaded(Sequence[T], Generic[T]):
     def batches(self, size: int, *, seed: int = 0, epochs: float = 1.0, steps: int | None = None) -> Batches[T, Any]:
         """Batches in keyed shuffled order, to be given to an algorithm; opinions on one prompt stay together."""
         if self.collate is batches.pairs:
-            groups: Sequence[Any] = batches.by_prompt(cast(Sequence[Any], self.rows))
+            groups: Sequence[Any] = self.by_prompt()
             return Batches(groups, size, batches.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
         return Batches(self.rows, size, self.collate, seed=seed, epochs=epochs, steps=steps)
+
+    def by_prompt(self) -> Sequence[list[Any]]:
+        """All opinions on replies to one prompt together; on disk they are read when they are asked for."""
+        if isinstance(self.rows, Joined):
+            return self.rows.by_prompt()
+        return batches.by_prompt(cast(Sequence[Any], self.rows))
 
 
 def load_demonstrations(
@@ -117,124 +93,20 @@ def load_unpaired(
 
 
 def load(source: Source, template: Template | Any, kind: Kind, reading: Reading = Reading()) -> Loaded[Any]:
-    """All rows of a source, or of several one behind the other, in memory.
+    """All rows of a source, or of several one behind the other: in memory, and those of large files on disk.
 
     Raises UsageError for a source that cannot be read, for the first bad row unless they are to be skipped, and where
     no row is left.
     """
     names = [str(source)] if isinstance(source, str | Path) else [str(one) for one in source]
     reader = Reader(template if isinstance(template, Template) else Template(template), kind, reading)
-    found, reports = list[Any](), list[Report]()
+    found, reports = list[Sequence[Any]](), list[Report]()
     for name, label in zip(names, distinct([plain_name(name) for name in names]), strict=True):
         tally = Tally(name, label, reading)
-        found += islice(tally.kept(reader, rows(name)), reading.limit)
+        kept = kept_rows(reader, tally)
+        found.append(tuple(islice(tally.kept(reader, rows(name)), reading.limit)) if kept is None else kept)
         reports.append(tally.report())
-    return Loaded(tuple(found), tuple(reports), COLLATE[kind])
-
-
-@dataclass(frozen=True)
-class Reader:
-    """What a row says, in tokens. Raises BadRow, with the row's place."""
-
-    template: Template
-    kind: Kind
-    reading: Reading
-
-    def __call__(self, row: Row | BadRow) -> Any:
-        if isinstance(row, BadRow):
-            raise row
-        try:
-            return self.template.tokenised(parse(row.data, kind=self.kind, columns=self.reading.columns))
-        except BadRow as bad:
-            raise bad.at(row) from bad
-
-    def needed(self, row: Row | BadRow) -> list[str]:
-        """The options that ``preferent data check`` needs to find what is wrong with a row."""
-        if isinstance(row, BadRow):
-            return []
-        said = [word for ours, theirs in self.reading.columns.items() for word in ("--columns", f"{ours}={theirs}")]
-        if self.kind_of(row, None) not in (None, self.kind):
-            said += ["--kind", self.kind]
-        model = str(self.template.tokenizer.name_or_path)
-        if model and self.kind_of(row, self.kind):  # it can be read, so its template refuses it
-            limit = self.template.max_length
-            said += ["--model", model, *(["--max-length", str(limit)] if limit else [])]
-        return said
-
-    def kind_of(self, row: Row, kind: Kind | None) -> Kind | None:
-        """What a row is when it is read as this; None where that cannot be."""
-        try:
-            return parse(row.data, kind=kind, columns=self.reading.columns).kind
-        except BadRow:
-            return None
-
-
-@dataclass
-class Tally:
-    """Counts what becomes of a source's rows while they go by."""
-
-    source: str
-    label: str  # of its file of bad rows
-    reading: Reading
-    read: int = 0
-    good: int = 0
-    too_long: int = 0
-    longest: TooLong | None = None
-    bad: BadRows = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.bad = BadRows(self.label)
-
-    def kept(self, reader: Reader, found: Iterable[Row | BadRow]) -> Iterator[Any]:
-        for row in found:
-            noun = self.converted(reader, row)
-            if noun is not None:
-                yield noun
-
-    def converted(self, reader: Reader, row: Row | BadRow) -> Any | None:
-        """The noun, or None for a row that is left out."""
-        self.read += 1
-        try:
-            noun = reader(row)
-        except BadRow as bad:
-            if isinstance(bad, TooLong) and reader.template.truncation != "error":
-                self.too_long += 1
-                self.longest = bad if self.longest is None or bad.tokens > self.longest.tokens else self.longest
-            elif self.reading.skip_bad_rows:
-                self.bad.found.append(bad)
-            else:
-                raise self.advised(bad, reader.needed(row)) from bad
-            return None
-        self.good += 1
-        return noun
-
-    def advised(self, bad: BadRow, needed: Sequence[str]) -> UsageError:
-        """``needed``: the options with which a check finds such rows."""
-        checking = shlex.join(["preferent", "data", "check", self.source, *needed])
-        return UsageError(
-            f"{bad}\n`{checking}` lists every such row; `--skip-bad-rows` leaves them out and writes them to "
-            f"{self.label}.bad.jsonl."
-        )
-
-    def report(self) -> Report:
-        """The counts, once all rows went by. Writes the bad ones down; raises UsageError where none was good."""
-        file = None
-        if self.bad.found and self.reading.bad_rows_folder is not None:
-            file = self.bad.write(self.reading.bad_rows_folder)
-        if not self.good:
-            raise self.none_left()
-        return Report(self.source, self.read, self.good, self.too_long, self.bad.by_fault, file)
-
-    def none_left(self) -> UsageError:
-        why = [f"{count} × {fault}" for fault, count in self.bad.by_fault.items()]
-        if self.longest is None:
-            return UsageError(f"{self.source}: none of its {self.read} rows can be used: {' · '.join(why)}.")
-        size = f"{self.longest.tokens:,} tokens, and at most {self.longest.limit:,} fit"
-        hint = f"\n{self.longest.hint}" if self.longest.hint else ""
-        if self.read == 1:
-            return UsageError(f"{self.source}: the only row has {size}.{hint}")
-        why.insert(0, f"{self.too_long} {'is' if self.too_long == 1 else 'are'} too long (the longest has {size})")
-        return UsageError(f"{self.source}: none of its {self.read} rows can be used: {' · '.join(why)}.{hint}")
+    return Loaded(joined(found), tuple(reports), COLLATE[kind])
 
 
 def distinct(labels: Sequence[str]) -> list[str]:
@@ -258,24 +130,20 @@ def held_out(loaded: Loaded[T], share: float, *, seed: int = 0) -> tuple[Loaded[
         raise UsageError("Nothing can be held out: all rows have the same prompt.")
     # Both sides get a prompt, however few there are.
     border = min(max(share, min(places)), sorted(set(places))[-2])
-    sides = [
-        [row for row, p in zip(loaded.rows, places, strict=True) if (p <= border) == held] for held in (False, True)
-    ]
-    return replace(loaded, rows=tuple(sides[0])), replace(loaded, rows=tuple(sides[1]))
+    sides = [[i for i, p in enumerate(places) if (p <= border) == held] for held in (False, True)]
+    return picked(loaded, sides[0]), picked(loaded, sides[1])
+
+
+def picked(loaded: Loaded[T], places: Sequence[int]) -> Loaded[T]:
+    """The rows at these places."""
+    rows = loaded.rows
+    return replace(loaded, rows=rows.picked(places) if isinstance(rows, Joined) else tuple(rows[i] for i in places))
 
 
 def asked(row: Any) -> str:
     """The prompt of a row as text, spaces and case aside; all of it where there are no turns."""
-    prompt = prompt_in(row)
+    prompt, _, _ = parts(row)
     turns = cast(Messages, prompt.info.get("messages", ()))
     if turns:
         return json.dumps([[turn["role"], " ".join(str(turn["content"]).lower().split())] for turn in turns])
     return json.dumps([prompt.tokens, row.reply.tokens if isinstance(row, Demonstration) else ()])
-
-
-def prompt_in(row: Any) -> Prompt:
-    if isinstance(row, Preference | Ranking):
-        return cast(Prompt, row.comparison.context)
-    if isinstance(row, Unpaired):
-        return cast(Prompt, row.context)
-    return row.prompt if isinstance(row, Demonstration) else cast(Prompt, row)

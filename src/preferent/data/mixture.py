@@ -10,10 +10,13 @@ from math import ceil, isfinite
 from typing import Any, Generic, TypeVar, overload
 
 import torch
+from torch import Tensor
 
 from preferent.config import UsageError
 from preferent.data.batches import Batches, keyed, steps_in
-from preferent.data.load import Collate, Loaded, Report
+from preferent.data.joined import joined
+from preferent.data.load import Collate, Loaded
+from preferent.data.reading import Report
 
 T = TypeVar("T")
 BLOCK = 1024  # places shared out at a time, exactly in proportion
@@ -30,7 +33,7 @@ def mixed(words: Sequence[str], load: Callable[[str], Loaded[T]], *, seed: int =
     parts = [load(name) for name, _ in named]
     if not lacking:
         return Mixture(parts, [weight for _, weight in named if weight is not None], seed)
-    rows = tuple(row for part in parts for row in part.rows)
+    rows = joined([part.rows for part in parts])
     return Loaded(rows, tuple(report for part in parts for report in part.report), parts[0].collate)
 
 
@@ -63,7 +66,7 @@ class Mixture(Sequence[T], Generic[T]):
     # How many places of the blocks before each block went to each part; the block and the orders last used.
     _before: list[tuple[int, ...]] = field(init=False, repr=False, compare=False)
     _block: tuple[int, list[int], list[int]] | None = field(default=None, init=False, repr=False, compare=False)
-    _orders: dict[int, tuple[int, list[int]]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _orders: dict[int, tuple[int, Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.weights) or not self.parts:
@@ -101,7 +104,7 @@ class Mixture(Sequence[T], Generic[T]):
             counts = self.counts(len(self._before) - 1)
             self._before.append(tuple(a + b for a, b in zip(self._before[-1], counts, strict=True)))
         dealt = [part for part, count in enumerate(self.counts(block)) for _ in range(count)]
-        parts = [dealt[k] for k in order(BLOCK, self.seed, "block", block)]
+        parts = [dealt[k] for k in order(BLOCK, self.seed, "block", block).tolist()]
         had, earlier = list(self._before[block]), []
         for part in parts:
             earlier.append(had[part])
@@ -121,7 +124,7 @@ class Mixture(Sequence[T], Generic[T]):
         epoch, place = divmod(draw, len(self.parts[part]))
         if part not in self._orders or self._orders[part][0] != epoch:
             self._orders[part] = (epoch, order(len(self.parts[part]), self.seed, "part", part, epoch))
-        return self._orders[part][1][place]
+        return int(self._orders[part][1][place])
 
     @property
     def report(self) -> tuple[Report, ...]:
@@ -152,8 +155,6 @@ class Endless(Sequence[T], Generic[T]):
         return self.mixture[i]
 
 
-def order(n: int, *key: object) -> list[int]:
-    """A keyed permutation."""
-    generator = torch.Generator().manual_seed(keyed(*key))
-    found: list[int] = torch.randperm(n, generator=generator).tolist()
-    return found
+def order(n: int, *key: object) -> Tensor:
+    """[n] a keyed permutation."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(keyed(*key)))

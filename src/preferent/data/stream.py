@@ -12,7 +12,8 @@ from preferent.config import UsageError
 from preferent.data.batches import keyed
 from preferent.data.columns import Kind
 from preferent.data.faults import plain_name
-from preferent.data.load import COLLATE, Collate, Reader, Reading, Report, Source, Tally
+from preferent.data.load import COLLATE, Collate, Source
+from preferent.data.reading import Reader, Reading, Report, Tally
 from preferent.data.rows import rows
 from preferent.data.template import Template
 

@@ -242,7 +242,8 @@ def standard_error(values: Sequence[float]) -> float | None:
 def reward_tried(options: Options) -> list[dict[str, Any]]:
     """How often the reward, and each member of it, prefers the reply that the annotators did."""
     from preferent.data.columns import mapping
-    from preferent.data.load import Reading, load_preferences
+    from preferent.data.load import load_preferences
+    from preferent.data.reading import Reading
     from preferent.data.template import Template
     from preferent.rewards.learned import LearnedReward
     from preferent.stages import online, trial

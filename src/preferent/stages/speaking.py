@@ -116,7 +116,8 @@ def room(policy: LanguagePolicy, max_length: int | None, reply: int) -> int | No
 def prompts_for(template: Template, options: PromptOptions, *, bad_rows: Path | None) -> Loaded[Prompt]:
     """The prompts of ``--prompts``; what was left out is said."""
     from preferent.data.columns import mapping
-    from preferent.data.load import Reading, load_prompts
+    from preferent.data.load import load_prompts
+    from preferent.data.reading import Reading
 
     reading = Reading(mapping(options.columns), options.skip_bad_rows, bad_rows, options.limit)
     rows = load_prompts(options.prompts, template, reading)

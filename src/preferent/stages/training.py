@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from preferent.data.batches import Batches
     from preferent.data.columns import Kind
-    from preferent.data.load import Loaded, Reading, Report
+    from preferent.data.load import Loaded
     from preferent.data.mixture import Mixture
+    from preferent.data.reading import Reading, Report
     from preferent.data.stream import StreamBatches
     from preferent.data.template import Template
     from preferent.models.forward import Backbone
@@ -144,7 +145,7 @@ def template_of(model: Backbone, tokenizer: Any, options: DataOptions, *, reply:
 
 
 def loaded(load: Load, options: Any, template: Template) -> Loaded[Any] | Mixture[Any]:
-    """The rows to train on, in memory; what was left out is said, and listed in the run's folder."""
+    """The rows to train on; what was left out is said, and listed in the run's folder."""
     from preferent.data.mixture import mixed
 
     rows = mixed(options.data.data, lambda name: load(name, template, reading(options)), seed=options.run.seed)
@@ -162,7 +163,7 @@ def held_out(load: Load, options: Any, template: Template) -> Loaded[Any] | None
 
 
 def batched(load: Load, kind: Kind, options: Any, template: Template) -> Batches[Any, Any] | StreamBatches[Any]:
-    """The steps' batches: of rows in memory, or with ``--streaming``, of as many steps as ``--steps`` says."""
+    """The steps' batches: of rows that are all there, or with ``--streaming``, of as many steps as ``--steps`` says."""
     from preferent.data.stream import stream
 
     data, length, size = options.data, options.run, options.optimiser.batch
@@ -187,7 +188,7 @@ def in_order(rows: Loaded[Any], size: int) -> Iterator[Any]:
 def reading(options: Any) -> Reading:
     """How a command's files are read; bad rows are listed in its folder."""
     from preferent.data.columns import mapping
-    from preferent.data.load import Reading
+    from preferent.data.reading import Reading
 
     folder = None if options.run.dry_run else options.run.out
     return Reading(mapping(options.data.columns), options.data.skip_bad_rows, folder)
