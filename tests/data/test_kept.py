@@ -27,6 +27,7 @@ from preferent.data.mixture import mixed
 from preferent.data.reading import Reading
 from preferent.data.rows import BadRow
 from preferent.data.template import Template
+from preferent.stages.reward import seen_by_all, split
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}]
 ROWS: dict[Kind, list[dict[str, Any]]] = {
@@ -141,6 +142,18 @@ def test_batches_of_kept_rows_are_those_of_rows_in_memory(tmp_path: Path, cache:
     for ours, theirs in zip(found, plain, strict=True):
         for one, other in zip(tensors(ours), tensors(theirs), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_an_ensemble_shares_kept_rows_out_as_it_does_rows_in_memory(
+    tmp_path: Path, cache: Path, template: Template
+) -> None:
+    pairs = [{"prompt": f"{i % 20}", "chosen": f"{i}", "rejected": "x"} for i in range(50)]
+    source = file_of(tmp_path, pairs)
+    plain, found = (each(source, template, "preferences").by_prompt() for each in (in_memory, load))
+    for members in (1, 3):
+        ours, theirs = ([split(groups, i, members) for i in range(members)] for groups in (found, plain))
+        assert [list(mine) for mine in ours] == [list(mine) for mine in theirs]
+        assert list(seen_by_all(ours)) == list(seen_by_all(theirs))
 
 
 def tensors(batch: Any) -> list[torch.Tensor]:
@@ -333,6 +346,23 @@ def test_the_first_bad_row_is_the_same_with_several_processes(
         in_memory(source, template, "preferences")
     assert str(error.value) == str(expected.value)
     assert files_in(cache) == {}
+
+
+@pytest.mark.slow
+def test_two_commands_may_make_the_same_file_at_once(tmp_path: Path, template: Template) -> None:
+    template.tokenizer.save_pretrained(tmp_path / "model")
+    source = file_of(tmp_path, [{"text": "hello what is it " * 20}] * 12_500)
+    (tmp_path / "script.py").write_text(LOADING + "print(len(rows))")
+    scripts = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "script.py", source, tmp_path / "model"],
+            env={**os.environ, "PREFERENT_CACHE": str(tmp_path / "cache")},
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    assert [script.communicate(timeout=60)[0] for script in scripts] == [b"12500\n"] * 2
+    assert len(files_in(tmp_path / "cache")) == 1
 
 
 LOADING = """

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -147,6 +147,24 @@ def in_order(rows: Sequence[Row], size: int, collate: Callable[[list[Row]], Out]
     """Every row once, ``size`` at a time, for evaluation."""
     for first in range(0, len(rows), size):
         yield collate([rows[i] for i in range(first, min(first + size, len(rows)))])
+
+
+@dataclass(frozen=True)
+class Chosen(Sequence[Row], Generic[Row]):
+    """The rows at some places, without a copy of them: they may be on disk."""
+
+    rows: Sequence[Row]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @overload
+    def __getitem__(self, i: int, /) -> Row: ...
+    @overload
+    def __getitem__(self, i: slice, /) -> Chosen[Row]: ...
+    def __getitem__(self, i: int | slice, /) -> Row | Chosen[Row]:
+        return Chosen(self.rows, self.places[i]) if isinstance(i, slice) else self.rows[self.places[i]]
 
 
 def steps_in(epochs: float, rows: int, size: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from preferent.data.template import Template
 
-LIBRARIES = ("preferent", "transformers", "tokenizers", "jinja2")
+LIBRARIES = ("preferent", "transformers", "tokenizers", "jinja2", "pyarrow")
 
 
 def settings(template: Template) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from preferent.config import UsageError
 from preferent.data.arrow import ACCOUNT, ArrowRows, NotPlain, batch_of, schema
 from preferent.data.blocks import blocks, sensible_workers
 from preferent.data.identity import checksum_of, fingerprint
@@ -123,6 +124,8 @@ def made(folder: Path | None, key: str, reader: Reader, tally: Tally, workers: i
     partial = Path(name)
     try:
         write(partial, reader, tally, workers)
+        if key_of(reader, tally.source) != key:
+            raise UsageError(f"{tally.source}: changed while it was read. Try again once nobody writes to it.")
         target = folder / name_of(key, partial)
         partial.replace(target)
     finally:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import ceil, isfinite
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 
 from preferent.config import UsageError
-from preferent.data.batches import Batches, keyed, steps_in
+from preferent.data.batches import Batches, by_prompt, keyed, steps_in
 from preferent.data.joined import joined
 from preferent.data.load import Collate, Loaded
 from preferent.data.reading import Report
@@ -125,6 +125,10 @@ class Mixture(Sequence[T], Generic[T]):
         if part not in self._orders or self._orders[part][0] != epoch:
             self._orders[part] = (epoch, order(len(self.parts[part]), self.seed, "part", part, epoch))
         return int(self._orders[part][1][place])
+
+    def by_prompt(self) -> list[list[Any]]:
+        """As many places as there are rows, by their prompts: in memory, for a row may stand at several."""
+        return by_prompt(cast(Sequence[Any], [self[i] for i in range(len(self))]))
 
     @property
     def report(self) -> tuple[Report, ...]:

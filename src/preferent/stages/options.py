@@ -53,7 +53,7 @@ class DataOptions:
         Literal["all", "last"], "which assistant turns to learn from: all of them, or only the last one"
     ] = "all"
     skip_bad_rows: Annotated[bool, "leave broken rows out and list them in a side file, instead of stopping"] = False
-    streaming: Annotated[bool, "read rows as they are needed instead of loading all of them first"] = False
+    streaming: Annotated[bool, "read and tokenise rows as they are needed instead of all of them first"] = False
 
 
 @dataclass(frozen=True, kw_only=True)

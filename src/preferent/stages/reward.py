@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,10 +72,10 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         scorers = [training.scorer_of(options.model, seed=options.run.seed + i) for i in each]
         template = training.template_of(scorers[0], scorers[0].tokenizer, options.data)
         loaded = training.loaded(load_preferences, options, template)
-        rows = [loaded[i] for i in range(len(loaded))]  # places of a mixture go on without end
         held_out = training.held_out(load_preferences, options, template)
         pairs = partial(collate.grouped_pairs, margins=dict(enumerate(options.reward.margins)))
-        splits = [split(collate.by_prompt(rows), i, options.reward.members) for i in each]
+        groups = loaded.by_prompt()
+        splits = [split(groups, i, options.reward.members) for i in each]
         epochs, size = options.run.epochs, options.optimiser.batch
         updates = options.run.steps or collate.steps_in(epochs, min(map(len, splits)), size)
         batches = [collate.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
@@ -91,12 +92,12 @@ def run(options: Options, *, title: str = "Reward model") -> None:
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            return measured(learners, list(collate.in_order(collate.by_prompt(held_out), size, pairs)), objective)
+            return measured(learners, list(collate.in_order(held_out.by_prompt(), size, pairs)), objective)
 
         def save(folder: Path) -> None:
             save_members(scorers, splits, folder)
             if held_out:
-                write_judged(learners, list(collate.in_order(collate.by_prompt(held_out), size, list)), run.folder)
+                write_judged(learners, list(collate.in_order(held_out.by_prompt(), size, list)), run.folder)
 
         training.trained(
             run,
@@ -112,22 +113,26 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         write_cards(run.folder, run.model_folder, options.reward.members)
 
 
-def split(groups: Sequence[list[Opinion]], member: int, members: int) -> list[list[Opinion]]:
+def split(groups: Sequence[list[Opinion]], member: int, members: int) -> Sequence[list[Opinion]]:
     """The member's prompts: all of them for one model, else all but one fold, another for each member."""
-    from preferent.data.batches import keyed
+    from preferent.data.batches import Chosen, keyed
 
     if members == 1:
-        return list(groups)
+        return groups
     folds = max(FOLDS, members)
-    kept = [group for group in groups if keyed("fold", group[0].comparison.context.tokens) % folds != member]
-    return kept or list(groups)
+    kept = [i for i, g in enumerate(groups) if keyed("fold", g[0].comparison.context.tokens) % folds != member]
+    return Chosen(groups, kept) if kept else groups
 
 
 def seen_by_all(splits: Sequence[Sequence[list[Opinion]]]) -> Sequence[list[Opinion]]:
     """The prompts that every member learned from; where each was left out by somebody, those of the first member."""
-    seen = [{group[0].comparison.context.tokens for group in mine} for mine in splits]
-    shared = set.intersection(*seen)
-    return [group for group in splits[0] if group[0].comparison.context.tokens in shared] or splits[0]
+    from preferent.data.batches import Chosen, keyed
+
+    if len(splits) == 1:
+        return splits[0]
+    seen = [[keyed(group[0].comparison.context.tokens) for group in mine] for mine in splits]
+    shared = set[int].intersection(*map(set, seen))
+    return Chosen(splits[0], [i for i, prompt in enumerate(seen[0]) if prompt in shared]) or splits[0]
 
 
 def measured(learners: Sequence[LocalLearner[Any]], batches: Sequence[Pairs], objective: Any) -> dict[str, float]:
@@ -196,5 +201,5 @@ def save_members(scorers: Sequence[ScoringModel], splits: Sequence[Sequence[list
     for i, scorer in enumerate(scorers):
         place = folder / f"member-{i}" if len(scorers) > 1 else folder
         save(scorer, place)
-        scale = scale_of(scorer, [opinion for group in shared for opinion in group][:1000])
+        scale = scale_of(scorer, list(islice(chain.from_iterable(shared), 1000)))
         (place / "score.json").write_text(json.dumps({"mean": scale.mean, "std": scale.std}))
