@@ -6,6 +6,7 @@ Tokens and masks are Arrow lists; all else that a row says (its messages, its ot
 from __future__ import annotations
 
 import json
+import mmap
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,6 +20,7 @@ from preferent.data.template import Noun
 from preferent.types import Comparison, Demonstration, Preference, Prompt, Ranking, Reply
 
 ACCOUNT = b"account"
+LET_GO = 256  # rows, after which pages of the file that were read are let go
 
 
 class NotPlain(ValueError):
@@ -143,7 +145,10 @@ class ArrowRows(Sequence[Noun]):
     def __init__(self, path: Path) -> None:
         import pyarrow as pa
 
-        self.reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        with path.open("rb") as file:
+            self.pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self.pages)))
+        self.taken = 0
         _, told = self.reader.get_batch_with_custom_metadata(self.reader.num_record_batches - 1)
         self.account: Mapping[str, Any] = json.loads(told[ACCOUNT])
         self.starts: list[int] = list(accumulate(self.account["sizes"], initial=0))
@@ -161,6 +166,10 @@ class ArrowRows(Sequence[Noun]):
         place = i + len(self) if i < 0 else i
         if not 0 <= place < len(self):
             raise IndexError(f"there are {len(self)} rows, got {i}")
+        self.taken += 1
+        # What was read is in the system's own cache anyhow; kept in the map as well, it would look like memory of ours.
+        if self.taken % LET_GO == 0 and hasattr(mmap, "MADV_DONTNEED"):
+            self.pages.madvise(mmap.MADV_DONTNEED)
         block = bisect_right(self.starts, place) - 1
         return noun_at(self.reader.get_batch(block), place - self.starts[block])
 
