@@ -13,7 +13,8 @@ from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
 from preferent.data.batches import pairs, replies
 from preferent.data.template import Template
-from preferent.models.load import chosen_device, found, is_scorer, load_policy, load_scorer, load_tokenizer, save
+from preferent.models.device import chosen_device
+from preferent.models.load import found, is_scorer, load_policy, load_scorer, load_tokenizer, save
 from preferent.models.policy import LanguagePolicy
 from preferent.runtime.learner import local_learner
 from preferent.types import Prompt, Reply

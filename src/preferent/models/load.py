@@ -10,20 +10,21 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from preferent.config import UsageError
+from preferent.models.device import DType, chosen_device
 from preferent.models.policy import LanguageActorCritic, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
+from preferent.models.quantised import in_four_bits, quantised, unpacked
 from preferent.models.scorer import HeadedTrunk, ScoringModel
 
 log = logging.getLogger(__name__)
 HUB = r"\w[\w.-]*/\w[\w.-]*|[\w-]+"  # what a name there looks like; one with a dot and no owner is taken for a file
-DType = Literal["auto", "float32", "bfloat16"]
 
 
 def load_policy(
@@ -33,6 +34,7 @@ def load_policy(
     temperature: float = 1.0,
     lora: int = 0,
     lora_alpha: float = 32.0,
+    four_bits: DType | None = None,
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> LanguagePolicy:
@@ -40,10 +42,12 @@ def load_policy(
 
     Weights are kept in fp32; a learner computes in bf16 where the device is fast at it. ``lora`` > 0 adds an adapter
     of that rank, drawn with ``seed``; an adapter that the folder itself holds is merged first, so that a reference
-    without the new one is the model as it was found.
+    without the new one is the model as it was found. ``four_bits`` holds what lies under the adapter in four bits, and
+    says what to multiply in.
     """
     folder = found_policy(name, trust_remote_code=trust_remote_code)
-    model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code)
+    extra = quantised(folder, lora=lora, device=device, dtype=four_bits)
+    model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code, **extra)
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
         model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed)
@@ -65,6 +69,7 @@ def load_scorer(
     device: str = "auto",
     lora: int = 0,
     lora_alpha: float = 32.0,
+    four_bits: DType | None = None,
     trust_remote_code: bool = False,
 ) -> ScoringModel:
     """A reward model. From a language model's folder, its trunk under ``heads`` new heads, drawn with ``seed``."""
@@ -72,7 +77,8 @@ def load_scorer(
     fresh = not is_scorer(folder, trust_remote_code=trust_remote_code)
     if not fresh and heads is not None:
         fresh = read_config(folder, trust_remote_code=trust_remote_code).num_labels != heads
-    extra: dict[str, Any] = {"num_labels": heads or 1, "ignore_mismatched_sizes": True} if fresh else {}
+    extra = quantised(folder, lora=lora, device=device, dtype=four_bits)
+    extra |= {"num_labels": heads or 1, "ignore_mismatched_sizes": True} if fresh else {}
     model = loaded("AutoModelForSequenceClassification", folder, trust_remote_code=trust_remote_code, **extra)
     if not hasattr(model, "score"):
         raise UsageError(
@@ -95,6 +101,11 @@ def critic_from(source: ScoringModel | LanguagePolicy) -> ScoringModel:
     """A critic of its own: a reward model's trunk and first head, or a policy's trunk under a head of zeros."""
     if isinstance(source, ScoringModel):
         return copy.deepcopy(source).requires_grad_(True)
+    if in_four_bits(source.base):
+        raise UsageError(
+            "A critic that starts from a policy in four bits could not be trained: name a reward model with --reward, "
+            "from which it starts, or leave --load-4bit out."
+        )
     adapted: Any = copy.deepcopy(source.model)
     base = adapted.merge_and_unload() if source.has_adapter else adapted
     model = HeadedTrunk(base.base_model, heads=1)
@@ -222,7 +233,7 @@ def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> 
         model = getattr(transformers, auto).from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
         )
-    return without_dropout(model).eval()
+    return unpacked(without_dropout(model)).eval()
 
 
 def base_of(folder: str, adapter: Mapping[str, Any]) -> str:
@@ -360,27 +371,3 @@ def new_head(linear: nn.Linear, *, seed: int) -> None:
     key = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         linear.weight.copy_(torch.randn(linear.weight.shape, generator=key) / (linear.in_features + 1))
-
-
-def chosen_device(device: str) -> torch.device:
-    """What ``--device`` means. Raises UsageError for one that is not known, or not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    try:
-        chosen = torch.device(device)
-        if chosen.type == "cuda" and f"cuda:{chosen.index or 0}" not in there:
-            raise RuntimeError("there is no such GPU")
-        torch.zeros(1, device=chosen).item()  # which a device of no numbers ("meta") cannot
-    except (RuntimeError, AssertionError) as refused:  # an assertion where PyTorch was built without this device
-        raise UsageError(
-            f"--device {device} cannot be used here: expected one of auto, {', '.join(['cpu', *there])}."
-        ) from refused
-    return chosen
-
-
-def fast_bf16(device: torch.device, dtype: DType) -> bool:
-    """Whether to compute in bf16: where asked for, or, on auto, on a GPU that has it."""
-    if dtype == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return dtype == "bfloat16"

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from preferent.config import UsageError
 from preferent.data.batches import moved
 from preferent.models import plan
+from preferent.runtime.fitting import fitted, moments_fit
+from preferent.runtime.optimizer import adamw, of_its_shape
 from preferent.types import Batch, Loss, Mean, Metrics, Objective
 
 log = logging.getLogger(__name__)
@@ -89,12 +91,16 @@ class LocalLearner(Generic[N]):
 
     def update(self, batch: B, objective: Objective[N, B]) -> Metrics:
         """One optimiser step. Counts are summed over all cuts before the first backward, so cuts cannot matter."""
-        cuts = list(self.cuts(batch))
+        metrics = fitted(self, batch, lambda cuts: self.gradients(cuts, objective))
+        return {**metrics, **self.step(batch, metrics["loss"]), "tokens": float(sum(batch.tokens_each()))}
+
+    def gradients(self, cuts: Iterable[B], objective: Objective[N, B]) -> Metrics:
+        """The gradients of a whole step, from nothing: an attempt that ran out of memory half-way leaves no trace."""
+        self.optimizer.zero_grad(set_to_none=True)
         counts: dict[str, Tensor] = {}
         for cut in cuts:
             for name, count in objective.counts(cut).items():
                 counts[name] = counts[name] + count if name in counts else count
-        self.optimizer.zero_grad(set_to_none=True)
         said: dict[str, Mean] = {}
         for cut in cuts:
             with self.precision():
@@ -104,8 +110,7 @@ class LocalLearner(Generic[N]):
                 total.backward()
             said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
         metrics = {name: mean.value for name, mean in said.items()}
-        metrics["loss"] = sum(weight * metrics[name] for name, (weight, _) in loss.terms.items())
-        return {**metrics, **self.step(batch, metrics["loss"]), "tokens": float(sum(batch.tokens_each()))}
+        return {**metrics, "loss": sum(weight * metrics[name] for name, (weight, _) in loss.terms.items())}
 
     def step(self, batch: Batch, loss: float) -> Metrics:
         """Clip and step, unless the loss or its gradient is not a number."""
@@ -116,7 +121,8 @@ class LocalLearner(Generic[N]):
         norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm).item() if parameters else 0.0
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
-            self.optimizer.step()
+            with moments_fit():
+                self.optimizer.step()
         else:
             self.refuse(batch, loss, norm)
         self.version += 1
@@ -145,8 +151,7 @@ class LocalLearner(Generic[N]):
         weights: dict[str, float] = {}
         with torch.no_grad(), self.precision():
             for batch in batches:
-                for cut in self.cuts(batch):
-                    loss = objective(self._model, cut)
+                for loss in fitted(self, batch, lambda cuts: [objective(self._model, cut) for cut in cuts]):
                     weights |= {name: weight for name, (weight, _) in loss.terms.items()}
                     said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
         metrics = {name: mean.value for name, mean in said.items()}
@@ -155,7 +160,7 @@ class LocalLearner(Generic[N]):
     def map(self, batch: B, f: Callable[[N, B], Out]) -> Out:
         """``f`` over the same cuts without gradients; tensors [r, …] are put together in order."""
         with torch.no_grad(), self.precision():
-            return cast(Out, joined([f(self._model, cut) for cut in self.cuts(batch)]))
+            return fitted(self, batch, lambda cuts: cast(Out, joined([f(self._model, cut) for cut in cuts])))
 
     def cuts(self, batch: B) -> Iterator[B]:
         """Neighbouring prompts up to the token budget, on the learner's device; never less than one prompt."""
@@ -179,7 +184,7 @@ class LocalLearner(Generic[N]):
         moments = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
         return {
             "model": trained, "optimizer": moments, "version": self.version, "bad": self.bad,
-            "last_bad": self.last_bad,
+            "last_bad": self.last_bad, "token_budget": self.token_budget,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -187,20 +192,23 @@ class LocalLearner(Generic[N]):
         if missing := {n for n, p in parameters.items() if p.requires_grad} ^ set(state["model"]):
             raise ValueError(f"the checkpoint is of another model: parameter {min(missing)} is on one side only")
         held = [(parameters[name], value) for name, value in state["model"].items()]
-        held += [(parameters[name], v) for name, of in state["optimizer"].items() for v in of.values() if v.dim()]
-        if any(value.shape != p.shape for p, value in held):
+        moments = [(n, v, parameters[name]) for name, of in state["optimizer"].items() for n, v in of.items()]
+        if any(value.shape != p.shape for p, value in held) or not all(of_its_shape(*each) for each in moments):
             raise ValueError("the checkpoint is of another model: its parameters have other shapes")
-        counts = [int(state[name]) for name in ("version", "bad", "last_bad")]
+        # Bits depend on the cuts, and memory may have forced smaller ones.
+        counts = [int(state[name]) for name in ("version", "bad", "last_bad", "token_budget")]
         with torch.no_grad():  # nothing was changed until here, and nothing is refused from here on
             for name, value in state["model"].items():
                 parameters[name].copy_(value)
         # A step count lies with its parameter where the optimiser is fused, else on the CPU.
         fused = any(group.get("fused") or group.get("capturable") for group in self.optimizer.param_groups)
-        for name, moments in state["optimizer"].items():
+        for name, of in state["optimizer"].items():
             own = parameters[name]
-            place = {k: own.device if v.dim() or fused else v.device for k, v in moments.items()}
-            self.optimizer.state[own] = {k: v.clone().to(place[k]) for k, v in moments.items()}
-        self.version, self.bad, self.last_bad = counts
+            self.optimizer.state[own] = {
+                k: v.clone().to(own.device if v.dim() or fused else v.device) if isinstance(v, Tensor) else v
+                for k, v in of.items()
+            }
+        self.version, self.bad, self.last_bad, self.token_budget = counts
 
 
 def local_learner(
@@ -217,17 +225,7 @@ def local_learner(
     bad_batches: Path | None = None,
 ) -> LocalLearner[N]:
     """AdamW over what requires gradients; parameters named ``critic.…`` may have a rate of their own."""
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            rate = critic_lr if critic_lr is not None and name.startswith("critic.") else lr
-            groups.setdefault(rate, []).append(p)
-    if not groups:
-        raise ValueError("the model has no parameter that requires a gradient, so there is nothing to learn")
-    optimizer = torch.optim.AdamW(
-        [{"params": group, "lr": rate} for rate, group in groups.items()],
-        lr=lr, betas=betas, weight_decay=weight_decay, fused=True,
-    )  # fmt: skip
+    optimizer = adamw(model, lr=lr, critic_lr=critic_lr, betas=betas, weight_decay=weight_decay)
     return LocalLearner(
         model, optimizer, schedule=schedule, token_budget=token_budget, max_grad_norm=max_grad_norm, bf16=bf16,
         bad_batches=bad_batches,

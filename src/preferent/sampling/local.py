@@ -9,9 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from preferent.config import UsageError
 from preferent.models.forward import attention_mask
 from preferent.models.head import head_of
 from preferent.models.policy import LanguagePolicy
+from preferent.models.room import no_room, release
 from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
@@ -74,6 +76,13 @@ class LocalSampler:
                     parameter.copy_(own[name])
         self.version = version
 
+    def state_dict(self) -> dict[str, Any]:
+        """How much is drawn at a time, on which the last bits of a log-probability depend."""
+        return {"cache_tokens": self.cache_tokens}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.cache_tokens = int(state["cache_tokens"])
+
     def sample(self, prompts: Sequence[Prompt], n: int) -> list[list[Episode]]:
         """``n`` episodes for each prompt, in order. A prompt that stands twice gets 2 n different replies."""
         drawn = dict(self.drawn(prompts, n))
@@ -114,11 +123,21 @@ class LocalSampler:
         return chunks
 
     def decode(self, groups: list[list[Request]]) -> list[Drawn]:
-        """All replies of a chunk."""
+        """All replies of a chunk; half of them at a time, and fewer from then on, where memory does not suffice."""
         rows: list[Drawn] = []
-        for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
-            pass
-        return rows
+        try:
+            for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
+                pass
+        except (RuntimeError, MemoryError) as error:
+            if not no_room(error):
+                raise
+        else:
+            return rows
+        release()
+        first, second = halves(groups, self.max_new_tokens)
+        cost = sum(len(group) * (len(group[0].prompt.tokens) + self.max_new_tokens) for group in groups)
+        self.cache_tokens = min(self.cache_tokens, cost // 2)
+        return self.decode(first) + self.decode(second)
 
     @torch.no_grad()
     def growing(self, groups: list[list[Request]]) -> Iterator[list[Drawn]]:
@@ -174,6 +193,19 @@ class LocalSampler:
         return Episode(
             request.prompt, tuple(row.tokens), learn, tuple(row.logprobs), row.stop, self.version, text.strip()
         )
+
+
+def halves(groups: list[list[Request]], max_new_tokens: int) -> tuple[list[list[Request]], list[list[Request]]]:
+    """Cut between prompts, or between the replies to one. Raises UsageError where there is a single reply."""
+    if len(groups) > 1:
+        return groups[: len(groups) // 2], groups[len(groups) // 2 :]
+    (only,) = groups
+    if len(only) == 1:
+        raise UsageError(
+            f"Memory does not suffice to draw a single reply: its prompt has {len(only[0].prompt.tokens)} tokens, and "
+            f"--max-new-tokens is {max_new_tokens}. Lower that or --max-length, or take a smaller --model."
+        )
+    return [only[: len(only) // 2]], [only[len(only) // 2 :]]
 
 
 class Branching:

@@ -28,6 +28,9 @@ class Extra(NamedTuple):
 
 EXTRAS = (
     Extra("lora", "peft", "low-rank adapters (--lora)"),
+    Extra(
+        "quantised", "bitsandbytes", "weights in four bits and moments in eight (--load-4bit, --optimizer adamw8bit)"
+    ),
     Extra("hub", "datasets", "data sets from the Hugging Face Hub by name"),
     Extra("parquet", "pyarrow", "Parquet files"),
     Extra("tensorboard", "tensorboard", "TensorBoard events in the run folder"),
@@ -118,7 +121,7 @@ class Choice:
 
 def choice() -> Choice:
     """By what the device is, never by how fast it was just now: a stopwatch must not change results."""
-    from preferent.models.load import chosen_device, fast_bf16
+    from preferent.models.device import chosen_device, fast_bf16
 
     device = chosen_device("auto")
     if device.type == "cpu":

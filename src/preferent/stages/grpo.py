@@ -87,7 +87,7 @@ def run(options: Options, *, title: str = "") -> None:
                 objective=objective, config=options.groups, seed=options.run.seed, recompute=learner.bf16,
             ),
             options.run,
-            {"learner": learner, "data": batches},
+            {"learner": learner, "data": batches, "sampler": sampler},
             title=title or options.objective.objective.upper(),
             total=len(batches),
             numbers=("reward", "kl", "length"),

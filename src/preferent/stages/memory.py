@@ -61,9 +61,18 @@ class Kept(NamedTuple):
 
 
 def estimated(
-    held: Mapping[str, nn.Module], trained: Sequence[nn.Module], trunks: Sequence[Backbone], work: Work, *, bf16: bool
+    held: Mapping[str, nn.Module],
+    trained: Sequence[nn.Module],
+    trunks: Sequence[Backbone],
+    work: Work,
+    *,
+    bf16: bool,
+    eight_bits: bool = False,
 ) -> Estimate:
-    """``held``: all models by name, ``trained``: those that a learner owns, ``trunks``: those in one backward pass."""
+    """``held``: all models by name, ``trained``: those that a learner owns, ``trunks``: those in one backward pass.
+
+    ``eight_bits`` is about the optimiser's moments.
+    """
     weights = weighed(held)
     each = [sum(p.numel() * p.element_size() for p in m.parameters() if p.requires_grad) for m in trained]
     learned, own = sum(each), max(each)
@@ -78,10 +87,11 @@ def estimated(
     mixed = several or len(trained) > 1 or work.drawn is not None
     lost = wasted(activations, mixed=mixed, device=trunks[0].base.device.type)
     sampler = drawing(trunks[0], work) if work.drawn else 0
-    fixed = sum(weights.values()) + 2 * learned
+    moments = sum(map(moments_of, trained)) if eight_bits else 2.0 * learned
+    fixed = sum(weights.values()) + moments
     parts = {
         **{f"weights: {name}": size for name, size in weights.items()},
-        "AdamW's moments": 2 * learned,
+        "AdamW's moments": moments,
         "gradients": learned,
         "activations": activations,
         "logits": logits,
@@ -102,12 +112,23 @@ def weighed(held: Mapping[str, nn.Module]) -> dict[str, float]:
     seen: set[int] = set()
     found: dict[str, float] = {}
     for name, model in held.items():
-        found[name] = 0.0
+        found[name] = scales_of(model)
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.data_ptr() not in seen:
                 seen.add(tensor.data_ptr())
                 found[name] += tensor.numel() * tensor.element_size()
     return found
+
+
+def scales_of(model: nn.Module) -> float:
+    """Bytes beside weights in four bits: a scale in eight bits for each 64 of them (32 bytes)."""
+    return sum(p.numel() * p.element_size() / 32 for p in model.parameters() if hasattr(p, "quant_state"))
+
+
+def moments_of(model: nn.Module) -> float:
+    """Bytes of AdamW's moments in eight bits, each 256 of them with a scale in fp32; small ones stay in 32 bits."""
+    sizes = [p.numel() for p in model.parameters() if p.requires_grad]
+    return sum(2.0 * (n + FP32 * n / 256 if n >= 4096 else FP32 * n) for n in sizes)
 
 
 def updates_of(work: Work) -> Iterator[Sequence[Group]]:
@@ -161,7 +182,20 @@ def laid_out(part: Sequence[Group], trunk: Backbone) -> tuple[int, int]:
 
 
 def kept_by(trunk: Backbone, *, bf16: bool) -> Kept:
-    """Tried on rows of three widths, through which the parabola is exact."""
+    """Tried on rows of three widths, through which the parabola is exact.
+
+    Where layers are computed again, that of their inputs, and of one layer whole, which is there while it goes back.
+    """
+    from preferent.models.recompute import kept_whole
+
+    kept = kept_of(trunk, bf16=bf16)
+    with kept_whole(trunk) as layers:
+        whole = kept_of(trunk, bf16=bf16) if layers else None
+    return kept if whole is None else Kept(*(some + each / layers for some, each in zip(kept, whole, strict=True)))
+
+
+def kept_of(trunk: Backbone, *, bf16: bool) -> Kept:
+    """The parabola for the layers as they are."""
     import torch
 
     context = getattr(trunk.text_config, "max_position_embeddings", None) or max(TRIED)

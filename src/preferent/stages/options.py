@@ -30,6 +30,12 @@ class ModelOptions:
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
     lora: Annotated[int, "rank of a low-rank adapter (8 to 64 are usual); 0: train all weights", Ge(0)] = 0
     lora_alpha: Annotated[float | None, "scale of the adapter, divided by its rank; none: twice the rank"] = None
+    load_4bit: Annotated[
+        bool, "hold the frozen weights under --lora in four bits (QLoRA): an eighth of their memory, a little slower"
+    ] = False
+    checkpoint_activations: Annotated[
+        bool, "compute each layer again in the backward pass instead of keeping it: less memory, about a third slower"
+    ] = False
     trust_remote_code: Annotated[bool, "run Python code that comes with the model; only for authors you trust"] = False
 
 
@@ -74,6 +80,9 @@ class OptimiserOptions:
     ] = None
     max_grad_norm: Annotated[float | None, "longest gradient (Euclidean norm); none: no clipping", Gt(0)] = 1.0
     weight_decay: Annotated[float, "share of each weight taken off per step, times the learning rate", Ge(0)] = 0.0
+    optimizer: Annotated[
+        Literal["adamw", "adamw8bit"], "adamw8bit keeps its moments in eight bits: a quarter of their memory"
+    ] = "adamw"
     adam_beta1: Annotated[float, "decay of the gradient's running mean", Ge(0), Lt(1)] = 0.9
     adam_beta2: Annotated[float, "decay of the squared gradient's running mean", Ge(0), Lt(1)] = 0.999
 

@@ -166,7 +166,7 @@ def unheld(reference: Any) -> str:
 
 def machine(plan: Plan) -> Iterator[str]:
     """Where it will run, and what it will write."""
-    from preferent.models.load import chosen_device, fast_bf16
+    from preferent.models.device import chosen_device, fast_bf16
     from preferent.runtime.reference import Remembered
     from preferent.stages.doctor import choice
 
@@ -184,7 +184,7 @@ def machine(plan: Plan) -> Iterator[str]:
 
 def estimate(plan: Plan) -> Estimate:
     """The memory that the plan needs."""
-    from preferent.models.load import chosen_device, fast_bf16
+    from preferent.models.device import chosen_device, fast_bf16
     from preferent.models.plan import token_budget
 
     device = chosen_device(plan.options.model.device)
@@ -192,7 +192,8 @@ def estimate(plan: Plan) -> Estimate:
     budget = plan.options.optimiser.token_budget or usual
     work = Work(list(steps_of(plan)), budget, plan.mini_batch, plan.drawn, usual if plan.scored else 0)
     bf16 = fast_bf16(device, plan.options.model.dtype)
-    return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16)
+    eight_bits = plan.options.optimiser.optimizer == "adamw8bit"
+    return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16, eight_bits=eight_bits)
 
 
 def steps_of(plan: Plan) -> Iterator[Sequence[Group]]:
@@ -217,7 +218,8 @@ def memory(found: Estimate, *, written: Plan) -> Iterator[str]:
     for name, size in found.phases.items():
         yield f"  peak while {name:<13} {mib(size):>12}"
     learned = sum(p.numel() for model in written.trained for p in model.parameters() if p.requires_grad)
-    yield f"disk           a checkpoint takes {mib(12 * learned)}, and up to three lie there at a time"
+    state = 4 * learned + found.parts["AdamW's moments"]
+    yield f"disk           a checkpoint takes {mib(state)}, and up to three lie there at a time"
 
 
 def mib(size: float) -> str:

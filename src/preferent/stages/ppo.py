@@ -85,7 +85,7 @@ def run(options: Options, *, title: str = "PPO") -> None:
                 price=price, config=options.ppo, seed=options.run.seed, recompute=learner.bf16,
             ),
             options.run,
-            {"learner": learner, "data": batches, "price": price},
+            {"learner": learner, "data": batches, "price": price, "sampler": sampler},
             title=title,
             total=len(batches),
             numbers=("reward", "kl", "length"),

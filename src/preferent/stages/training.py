@@ -47,7 +47,8 @@ def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
     """
     import torch
 
-    from preferent.models.load import chosen_device, found
+    from preferent.models.device import chosen_device
+    from preferent.models.load import found
     from preferent.runtime.run import Run
 
     refuse_vain_watching(options.run, options.data)
@@ -92,6 +93,7 @@ def policy_of(options: ModelOptions, *, seed: int, temperature: float = 1.0) -> 
         seed=seed,
         lora=options.lora,
         lora_alpha=alpha(options),
+        four_bits=options.dtype if options.load_4bit else None,
         trust_remote_code=options.trust_remote_code,
     )
 
@@ -106,6 +108,7 @@ def scorer_of(options: ModelOptions, *, seed: int) -> ScoringModel:
         device=options.device,
         lora=options.lora,
         lora_alpha=alpha(options),
+        four_bits=options.dtype if options.load_4bit else None,
         trust_remote_code=options.trust_remote_code,
     )
 
@@ -221,16 +224,18 @@ def learner_of(
     model: N, options: Any, *, updates: int, critic_lr: float | None = None, member: str = ""
 ) -> LocalLearner[N]:
     """The learner on the model's device, its schedule stretched over ``updates``."""
-    from preferent.models.load import chosen_device, fast_bf16
-    from preferent.runtime.learner import Schedule, local_learner
+    from preferent.models.device import chosen_device, fast_bf16
+    from preferent.models.recompute import recompute_layers
+    from preferent.runtime.learner import LocalLearner, Schedule
+    from preferent.runtime.optimizer import adamw
 
     how: OptimiserOptions = options.optimiser
-    return local_learner(
+    if options.model.checkpoint_activations:
+        recompute_layers(model)
+    betas = (how.adam_beta1, how.adam_beta2)
+    return LocalLearner(
         model,
-        lr=how.lr,
-        critic_lr=critic_lr,
-        betas=(how.adam_beta1, how.adam_beta2),
-        weight_decay=how.weight_decay,
+        adamw(model, how.optimizer, lr=how.lr, critic_lr=critic_lr, betas=betas, weight_decay=how.weight_decay),
         schedule=Schedule(how.schedule, total=updates, warmup=how.warmup),
         token_budget=how.token_budget,
         max_grad_norm=how.max_grad_norm if how.max_grad_norm is not None else float("inf"),
