@@ -44,6 +44,10 @@ CONFIGURATIONS = {
         {"hidden": 192, "layers": 5, "vocabulary": 3000},
         "grpo --data prompts.jsonl --reward reward.py:length --batch 8 --group 6 --max-new-tokens 48",
     ),
+    "sft, 256 wide, 8 layers, layers computed again, moments in eight bits": (
+        {"hidden": 256, "layers": 8, "vocabulary": 4000},
+        "sft --data demos.jsonl --batch 12 --token-budget 2048 --checkpoint-activations --optimizer adamw8bit",
+    ),
     "reward, 320 wide, 3 layers, two members": (
         {"hidden": 320, "layers": 3, "vocabulary": 6000},
         "reward --data prefs.jsonl --batch 12 --members 2",

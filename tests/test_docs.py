@@ -202,7 +202,7 @@ def test_every_flag_is_one(name):
     for module, _, _ in COMMANDS.values():
         mine = words(importlib.import_module(module).Options)
         flags |= {word.flag for word in mine} | {f"--no-{word.flag[2:]}" for word in mine if word.kind is bool}
-    used = [flag for span in spans(name) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", span)]
+    used = [flag for span in spans(name) for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", span)]
     for fence in fences(name):
         lines = fence.code.replace("\\\n", " ").splitlines()
         ours = [line for line in lines if line.strip().removeprefix("$ ").startswith("preferent ")]

@@ -9,7 +9,9 @@ from tiny_runs import PREFS, SMALL, base, kept, quietly, run, written
 
 from preferent.models.forward import Backbone
 from preferent.models.load import load_policy
+from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share
+from preferent.models.recompute import recompute_layers
 from preferent.stages.memory import Work, cut, estimated, kept_by, kept_bytes, laid_out, row_of, updates_of, weighed
 from tiny_models import PLAIN, SHARING, tiny
 
@@ -133,6 +135,16 @@ def test_several_micro_batches_hold_gradients_beside_activations():
     size = several.parts["gradients"]
     extra = several.peak - several.parts["weights: policy"] - 3 * size
     assert extra == pytest.approx(sum(several.parts[n] for n in ("activations", "logits", "lost to the allocator")))
+
+
+def test_layers_that_are_computed_again_are_counted_by_their_inputs():
+    policy, work = LanguagePolicy(tiny("Qwen2"), sharing=True), Work([GROUPS], token_budget=8192)
+    each = {"policy": policy}, [policy], [policy], work
+    whole = estimated(*each, bf16=False)
+    recompute_layers(policy)
+    again = estimated(*each, bf16=False)
+    assert again.parts["activations"] < whole.parts["activations"]
+    assert again.peak < whole.peak
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import json
 import re
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -222,3 +223,48 @@ def test_the_truth_without_held_out_prompts_is_refused(data, tmp_path, capsys):
     words = [*command("grpo", data), "--truth", reward("brief"), "--out", tmp_path / "run"]
     assert run(*words) == 2
     assert "name some with --eval-data" in capsys.readouterr().err
+
+
+SAVING = ["--checkpoint-activations", "--lora", "4"]
+
+
+@pytest.mark.parametrize("name", list(EVALUATION))
+def test_every_command_can_save_memory(name, data, tmp_path):
+    words = [*command(name, data), *SAVING, "--steps", "2", "--out", tmp_path / "run"]
+    assert run(*words) == 0
+    plain = [word for word in words if word != "--checkpoint-activations"]
+    assert run(*plain[:-1], tmp_path / "plain") == 0
+    losses = [
+        [row["loss"] for row in metrics_in(tmp_path / f / "metrics.jsonl") if "loss" in row] for f in ("run", "plain")
+    ]
+    assert losses[0] == losses[1] != []
+
+
+@pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("name", ["reward", "grpo"])
+def test_a_run_on_four_and_eight_bits_goes_on_to_the_bit(name, data, tmp_path):
+    words = [
+        *command(name, data),
+        *SAVING,
+        "--load-4bit",
+        "--optimizer",
+        "adamw8bit",
+        "--schedule",
+        "constant",
+        "--warmup",
+        "0",
+    ]
+    assert run(*words, "--steps", "4", "--out", tmp_path / "straight") == 0
+    assert run(*words, "--steps", "2", "--out", tmp_path / "resumed") == 0
+    assert run(*words, "--steps", "4", "--resume", "--out", tmp_path / "resumed") == 0
+    assert said(tmp_path / "resumed") == said(tmp_path / "straight")
+
+
+def said(folder):
+    """Every number of a run that is not a time."""
+    return [{k: v for k, v in row.items() if k != "time"} for row in metrics_in(folder / "metrics.jsonl")]
+
+
+def test_weights_in_four_bits_need_an_adapter(data, tmp_path, capsys):
+    assert run(*command("sft", data), "--load-4bit", "--out", tmp_path / "run") == 2
+    assert "--load-4bit needs --lora" in capsys.readouterr().err
