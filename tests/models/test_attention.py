@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from preferent.models.attention import TREE, TreeAttention, attention
+from preferent.models.linear import rounded
 from preferent.models.load import save_folder
 from preferent.models.plan import flat, token_budget
 from preferent.models.probe import can_share
@@ -44,23 +45,26 @@ def test_a_tree_says_what_a_mask_says_and_pulls_back_alike(groups, few):
     plan = flat(replies(groups))
     q, k, v = drawn(plan.tokens.shape[1], 4, few)
     ours = TreeAttention.apply(q, k, v, plan.tree, 0.3)
-    masked = sdpa(q, k, v, attn_mask=plan.allowed()[:, None], scale=0.3, enable_gqa=True)
+    real = plan.group[0] >= 0
+    seen = plan.allowed()[:, None] | ~real[:, None]  # of padding, whatever a softmax can be made of
+    masked = sdpa(q, k, v, attn_mask=seen, scale=0.3, enable_gqa=True) * real[:, None]
     pull = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
     torch.testing.assert_close(ours, masked)
     torch.testing.assert_close(torch.autograd.grad(ours, (q, k, v), pull), torch.autograd.grad(masked, (q, k, v), pull))
 
 
 @given(groups=GROUPS)
-def test_a_flat_plan_holds_every_token_once_and_no_padding(groups):
+def test_a_flat_plan_holds_every_token_once_and_then_padding_up_to_a_usual_length(groups):
     plan = flat(replies(groups))
     held = [
         at
         for block in (*plan.tree.trunks, *plan.tree.branches)
         for at in range(block.queries.start, block.queries.stop)
     ]
-    assert plan.tokens.shape == (1, sum(prompt + sum(own) for prompt, own in groups))
-    assert sorted(held) == list(range(plan.tokens.shape[1]))
-    assert bool((plan.group >= 0).all())
+    n = sum(prompt + sum(own) for prompt, own in groups)
+    assert sorted(held) == list(range(n))
+    assert plan.tokens.shape == (1, rounded(n))
+    assert (plan.group[0] >= 0).tolist() == [True] * n + [False] * (rounded(n) - n)
 
 
 def test_replies_of_one_length_are_one_block():

@@ -66,11 +66,12 @@ class TreeAttention(torch.autograd.Function):
         h, n, d = query.shape[1:]
         out = query.new_empty(n, h, d).transpose(0, 1)[None]
         weight = query.new_empty(n, h, dtype=torch.promote_types(query.dtype, torch.float32)).t()[None]
+        out[:, :, tree.tokens :], weight[:, :, tree.tokens :] = 0, 0
         read = Read(query, key, value, out, weight)
         for block in tree.trunks + tree.branches:  # every token is in one of these, once
             attend(read, block, scale)
         if tree.across:
-            behind = slice(tree.branches[0].queries.start, None)
+            behind = slice(tree.branches[0].queries.start, tree.tokens)
             value_of_own, own = out[:, :, behind].clone(), weight[:, :, behind].clone()
             for block in tree.across:
                 attend(read, block, scale)
@@ -87,6 +88,8 @@ class TreeAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         read, tree = Read(*ctx.saved_tensors), ctx.tree
         found = [torch.empty_like(each) for each in read[:3]]
+        for each in found:
+            each[:, :, tree.tokens :] = 0
         for block in tree.trunks + tree.branches:
             for whole, share in shares(grad, read, block, ctx.scale, found):
                 whole.copy_(share)

@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1 << 24  # logits held at a time: 64 MiB in fp32
+from preferent.models.linear import ROWS, Linear, rounded, times
 
-Head = Callable[[Tensor], Tensor]  # hidden states [n, d] to logits [n, v]
+CHUNK = 1 << 24  # logits held at a time: 64 MiB in fp32
+CACHED = 1 << 20  # logits worked on at a time: what stays in a processor's cache
+
+Logits = Callable[[Tensor], Tensor]  # of hidden states [n, d]: [n, v]
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A causal language model's own head, with the scaling and soft-capping that its configuration asks for."""
+
+    linear: Any  # nn.Linear, or what stands in for it
+    factor: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self.linear(hidden)
+        if self.factor != 1:
+            logits = logits * self.factor
+        return logits if self.cap is None else (logits / self.cap).tanh() * self.cap
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are states times a matrix times a number, in the fp32 in which they are read."""
+        if type(self.linear) not in (nn.Linear, Linear) or self.cap is not None:  # another class may do anything
+            return False
+        return getattr(self.linear, "bias", None) is None and self.linear.weight.dtype == torch.float32
+
+
+def head_of(model: Any) -> Head:
+    config, linear = model.config.get_text_config(), model.get_output_embeddings()
+    times = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    over = getattr(config, "logits_scaling", None) or 1.0  # Granite
+    return Head(linear, times / over, getattr(config, "final_logit_softcapping", None))  # the last: Gemma 2
 
 
 def token_logprobs(
-    head: Head, hidden: Tensor, targets: Tensor, *, vocabulary: int, temperature: float = 1.0, entropy: bool = False
+    head: Logits, hidden: Tensor, targets: Tensor, *, vocabulary: int, temperature: float = 1.0, entropy: bool = False
 ) -> tuple[Tensor, Tensor | None]:
     """log p of each target [n], and the entropy in nats [n] if asked for, from the states [n, d] that predict them.
 
-    With gradients, a chunk's logits are computed again in the backward pass instead of being kept.
+    Where logits are many, they are computed again in the backward pass instead of being kept.
     """
+    n = len(hidden)
+    hidden, targets = pad(hidden, (0, 0, 0, rounded(n) - n)), pad(targets, (0, rounded(n) - n))
+    if isinstance(head, Head) and head.plain and not entropy and not torch.is_autocast_enabled(hidden.device.type):
+        logp: Tensor = Logprobs.apply(hidden, head.linear.weight, targets, head.factor / temperature)  # type: ignore[no-untyped-call]
+        return logp[:n], None
 
     def read(states: Tensor, tokens: Tensor) -> Tensor:
         logits = head(states).float()
@@ -32,7 +71,7 @@ def token_logprobs(
         scores = logits.log_softmax(-1)
         return torch.stack([logp, -(scores.exp() * scores).sum(-1)])
 
-    size = max(1, CHUNK // vocabulary)
+    size = at_a_time(CHUNK, vocabulary)
     if len(hidden) <= size:
         both = read(hidden, targets)
     else:
@@ -40,20 +79,59 @@ def token_logprobs(
         chunks = zip(hidden.split(size), targets.split(size), strict=True)
         each = [checkpoint(read, *chunk, use_reentrant=False) if keep else read(*chunk) for chunk in chunks]
         both = torch.cat(each, -1)
-    return both[0], both[1] if entropy else None
+    return both[0, :n], both[1, :n] if entropy else None
 
 
-def head_of(model: torch.nn.Module) -> Head:
-    """A causal language model's own head, with the scaling and soft-capping that its configuration asks for."""
-    config, linear = model.config.get_text_config(), model.get_output_embeddings()  # type: ignore[operator,union-attr]
-    times = getattr(config, "logit_scale", None) or 1.0  # Cohere
-    over = getattr(config, "logits_scaling", None) or 1.0  # Granite
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+class Logprobs(torch.autograd.Function):
+    """log softmax(factor · states · weightᵀ) at the targets, a few rows at a time and in place."""
 
-    def head(hidden: Tensor) -> Tensor:
-        logits: Tensor = linear(hidden)
-        if times != over:
-            logits = logits * (times / over)
-        return logits if cap is None else (logits / cap).tanh() * cap
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> Tensor:
+        n, v = len(hidden), len(weight)
+        keep = any(ctx.needs_input_grad[:2]) and n * v <= CHUNK
+        logp, sums = hidden.new_empty(n), hidden.new_empty(n)
+        kept = []
+        for rows in some(n, v):
+            logp[rows], sums[rows], powers = exponentiated(hidden[rows], weight, targets[rows], factor)
+            if keep:
+                kept.append(powers)
+        ctx.save_for_backward(hidden, weight, targets, sums, *kept)
+        ctx.factor = factor
+        return logp
 
-    return head
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        hidden, weight, targets, sums, *kept = ctx.saved_tensors
+        of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight.t()) if ctx.needs_input_grad[1] else None
+        for i, rows in enumerate(some(len(hidden), len(weight))):
+            states, tokens, pull = hidden[rows], targets[rows, None], grad[rows, None] * ctx.factor
+            powers = kept[i] if kept else exponentiated(states, weight, targets[rows], ctx.factor)[2]
+            of_logits = (powers * (-pull / sums[rows, None])).scatter_add_(1, tokens, pull)
+            if of_hidden is not None:
+                of_hidden[rows] = times(of_logits, weight.t())
+            if of_weight is not None:
+                of_weight += times(states.t(), of_logits.t())
+        return of_hidden, None if of_weight is None else of_weight.t(), None, None
+
+
+def exponentiated(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(log p of the targets [n], each row's sum of powers [n], the powers of e [n, v] to the logits less their top)."""
+    logits = times(hidden, weight)
+    if factor != 1:
+        logits.mul_(factor)
+    top = logits.amax(-1, keepdim=True)
+    chosen = logits.gather(1, targets[:, None]) - top
+    total = logits.sub_(top).exp_().sum(-1)
+    return chosen[:, 0] - total.log(), total, logits
+
+
+def some(n: int, v: int) -> list[slice]:
+    """Rows whose logits stay in the cache."""
+    size = at_a_time(CACHED, v)
+    return [slice(i, min(n, i + size)) for i in range(0, n, size)]
+
+
+def at_a_time(logits: int, vocabulary: int) -> int:
+    """Rows that have so many logits, a usual number of them."""
+    return max(ROWS, logits // vocabulary // ROWS * ROWS)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from preferent.models.linear import rounded
 from preferent.types import Replies
 
 NOWHERE = -1  # the group of padding
@@ -39,6 +40,7 @@ class Tree(NamedTuple):
     trunks: tuple[Block, ...]
     branches: tuple[Block, ...]
     across: tuple[Block, ...]  # branches to the prompts that they continue
+    tokens: int  # in all; what stands behind them is padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Plan:
     group: Tensor  # [n, w] which prompt a token belongs to; NOWHERE for padding
     branch: Tensor  # [n, w] 0 in a prompt, else 1 + the reply's row
     states: Tensor  # [r, t + 1] flat index (into n · w) of the token before each reply token, and of the last present
-    tree: Tree | None = None  # of a flat plan: no masks
+    tree: Tree | None = None  # of a flat plan, which needs no masks
 
     def allowed(self, window: int | None = None) -> Tensor:
         """[n, w, w] bool: may the query token see the key token; ``window`` is measured in positions."""
@@ -90,7 +92,7 @@ def packed(x: Replies, start: list[int], width: int) -> Plan:
 
 
 def flat(x: Replies) -> Plan:
-    """One row without padding: every prompt with its first reply, then all the other replies."""
+    """One row: every prompt with its first reply, then all the other replies, then padding up to a usual length."""
     prompts, lengths, prompt_of = (each.tolist() for each in (x.prompt_length, x.present.sum(-1), x.prompt_of))
     first = {i: r for r, i in reversed(list(enumerate(prompt_of)))}
     others = [r for r, i in enumerate(prompt_of) if first[i] != r]
@@ -107,10 +109,10 @@ def flat(x: Replies) -> Plan:
         if size:
             across.append(Block(slice(at, at + size), slice(start[i], start[i] + prompts[i]), causal=False))
         at += size
-    tree = Tree(runs(trunks, 0), runs([lengths[r] for r in others], n), tuple(across))
+    tree = Tree(runs(trunks, 0), runs([lengths[r] for r in others], n), tuple(across), places[-1])
     device = x.tokens.device
     return laid_out(
-        x, torch.tensor(start, device=device), torch.tensor(reply_start, device=device), 1, places[-1], tree
+        x, torch.tensor(start, device=device), torch.tensor(reply_start, device=device), 1, rounded(places[-1]), tree
     )
 
 

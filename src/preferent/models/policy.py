@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from preferent.models.forward import Backbone
-from preferent.models.head import head_of, token_logprobs
+from preferent.models.head import Logits, head_of, token_logprobs
 from preferent.models.scorer import ScoringModel
 from preferent.types import Policy, Reading, Replies
 
@@ -29,10 +29,11 @@ class LanguagePolicy(Backbone):
         """Log-probabilities [r, t] in fp32, zero off ``learn``; entropy in nats where asked for."""
         plan = self.plan(x)
         states = plan.states[:, :-1][x.learn]
+        head: Logits = nn.Identity()
         if self.own_head:
             hidden, head = self.hidden(plan)[states], head_of(self.base)
         else:
-            hidden, head = self.base(**self.inputs(plan)).logits.flatten(0, 1)[states], nn.Identity()
+            hidden = self.base(**self.inputs(plan)).logits.flatten(0, 1)[states]
         vocabulary = self.text_config.vocab_size
         logp, spread = token_logprobs(
             head, hidden, x.tokens[x.learn], vocabulary=vocabulary, temperature=self.temperature, entropy=entropy

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from preferent.models.forward import Backbone
 
 FP32 = 4  # bytes
-TRIED = (32, 64, 128)  # tokens in a row on which a model is tried; multiples of 8, as kernels like them
+TRIED = (32, 64, 128)  # tokens in a row on which a model is tried; twice as many where rows are rounded up
 NOISE = 40  # bytes for each row and token of the vocabulary while a token is drawn: logits, their logarithm, hashes
 
 Group = tuple[int, tuple[int, ...]]  # tokens of a prompt, and of each of its replies
@@ -172,13 +172,14 @@ def needed(part: Sequence[Group], trunks: Sequence[Backbone], kept: Sequence[Kep
 
 def laid_out(part: Sequence[Group], trunk: Backbone) -> tuple[int, int]:
     """Rows and their width, as the model's plan will have them."""
+    from preferent.models.linear import rounded
     from preferent.models.plan import placed
 
     if not trunk.sharing:
         lengths = [prompt + reply for prompt, replies in part for reply in replies]
         return len(lengths), max(lengths)
     if trunk.branching:
-        return 1, sum(map(tokens, part))
+        return 1, rounded(sum(map(tokens, part)))
     start, width = placed([tokens(group) for group in part], hidden_size=trunk.text_config.hidden_size)
     return max(start) // width + 1, width
 
@@ -209,14 +210,20 @@ def kept_of(trunk: Backbone, *, bf16: bool) -> Kept:
     """The parabola for the layers as they are."""
     import torch
 
-    context = getattr(trunk.text_config, "max_position_embeddings", None) or max(TRIED)
-    widths = TRIED if context >= max(TRIED) else tuple(max(4, context * i // 4) for i in (1, 2, 3))
+    tried = tuple(2 * width for width in TRIED) if trunk.branching else TRIED
+    context = getattr(trunk.text_config, "max_position_embeddings", None) or max(tried)
+    if context < max(tried):
+        tried = tuple(max(4, context * i // 4) for i in (1, 2, 3))
     found: list[float] = []
-    for width in widths:
+    widths: list[int] = []
+    for width in tried:
         plan = trunk.plan(row_of(width, trunk))
+        widths.append(plan.tokens.shape[1])
         with torch.autocast(trunk.base.device.type, torch.bfloat16, enabled=bf16):
             found.append(kept_bytes(trunk, partial(trunk.hidden, plan)))
     (x, y, z), (a, b, c) = widths, found
+    if not x < y < z:  # a context so short that rows are rounded up to one width
+        return Kept(0.0, max(found) / z, 0.0)
     pair = ((c - a) / (z - x) - (b - a) / (y - x)) / (z - y)
     token = (b - a) / (y - x) - pair * (x + y)
     return Kept(max(0.0, a - token * x - pair * x * x), token, max(0.0, pair))

@@ -1,0 +1,80 @@
+"""Linear maps in fp32 by oneDNN where PyTorch would take MKL, which on processors of other makers is half as fast.
+
+Measured on an AMD EPYC with AVX-512, two threads, GFLOP/s at 2048 rows of 192: MKL 145 to 180; oneDNN 310 to 330
+forwards, 330 to 400 for the input's gradient, 190 to 270 for the weight's. PyTorch itself takes oneDNN for bf16 only.
+oneDNN prepares a product for every new shape, which takes as long as one of 2048 rows: they come in multiples of
+``ROWS``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+ROWS = 64
+FAST = (
+    torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+def rounded(n: int) -> int:
+    """The next multiple of ``ROWS``."""
+    return -(-n // ROWS) * ROWS
+
+
+def fast_linear(model: Any) -> Any:
+    """The same model; its linear layers take the faster product where there is one."""
+    if FAST:
+        for module in model.modules():
+            if type(module) is nn.Linear:  # a subclass may do something else
+                module.__class__ = Linear
+    return model
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` with the same parameters, in the same place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        alike = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu" and input.numel() > 0
+        if not alike or torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (input, self.weight, self.bias)):
+            return Product.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+        return times(input, self.weight, self.bias)
+
+
+class Product(torch.autograd.Function):
+    """x · wᵀ + b of x [..., i], w [o, i] and b [o] or nothing."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return times(x, w, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        of_x = of_w = of_b = None
+        if ctx.needs_input_grad[0]:
+            of_x = times(grad, w.t())
+        rows, inputs = grad.flatten(0, -2), x.flatten(0, -2)
+        if ctx.needs_input_grad[1]:
+            # The product is fastest with the longer side among its columns.
+            longer = rows.shape[1] > inputs.shape[1]
+            of_w = times(inputs.t(), rows.t()).t() if longer else times(rows.t(), inputs.t())
+        if ctx.needs_input_grad[2]:
+            of_b = rows.sum(0)
+        return of_x, of_w, of_b
+
+
+def times(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """x · wᵀ + b, outside of autograd."""
+    if not FAST or x.device.type != "cpu" or x.dtype != torch.float32:
+        return linear(x, w, b)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "")
+    return product

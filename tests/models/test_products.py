@@ -1,0 +1,91 @@
+"""The linear maps and the head that are done by hand, against PyTorch's own."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from preferent.models import head as heads
+from preferent.models.head import Head, token_logprobs
+from preferent.models.linear import Linear, fast_linear
+from preferent.models.load import save_folder
+from tiny_models import tiny
+
+
+def pulled(f, *inputs):
+    """What f says, and the gradients of a fixed combination of it."""
+    out = f()
+    key = torch.Generator().manual_seed(1)
+    pull = torch.randn(out.shape, generator=key)
+    return [out.detach(), *torch.autograd.grad(out, inputs, pull)]
+
+
+def close(ours, theirs):
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 7), (2, 3, 4)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(8, 24), (24, 8)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_map_and_its_gradients_are_those_of_pytorch(shape, inputs, outputs, bias):
+    torch.manual_seed(0)
+    plain = nn.Linear(inputs, outputs, bias=bias)
+    fast = copy.deepcopy(plain)
+    fast.__class__ = Linear
+    x = torch.randn(*shape, inputs, requires_grad=True)
+    ours, theirs = (pulled(lambda: each(x), x, *each.parameters()) for each in (fast, plain))  # noqa: B023
+    close(ours, theirs)
+
+
+def test_only_what_wants_a_gradient_gets_one():
+    fast = Linear(4, 6)
+    fast.weight.requires_grad_(False)
+    x = torch.randn(3, 4)
+    fast(x).sum().backward()
+    assert fast.weight.grad is None
+    assert fast.bias.grad.tolist() == [3.0] * 6
+
+
+def test_other_numbers_than_fp32_go_the_usual_way():
+    fast = Linear(4, 6).double()
+    x = torch.randn(3, 4, dtype=torch.double)
+    assert fast(x).dtype == torch.double
+    assert fast(x[:0]).shape == (0, 6)
+
+
+def test_a_model_keeps_its_parameters_names_and_folder(tmp_path):
+    model = tiny("Qwen2")
+    names = list(model.state_dict())
+    fast_linear(model)
+    assert list(model.state_dict()) == names
+    save_folder(model, None, tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("chunk", [1 << 24, 1])  # the softmax kept, and computed again
+@pytest.mark.parametrize(("n", "factor", "temperature"), [(5, 1.0, 1.0), (130, 0.5, 0.7), (200, 1.0, 2.0)])
+def test_a_plain_heads_log_probabilities_are_those_of_cross_entropy(monkeypatch, chunk, n, factor, temperature):
+    monkeypatch.setattr(heads, "CHUNK", chunk)
+    monkeypatch.setattr(heads, "CACHED", 64 * 37)  # several pieces
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 37, bias=False)
+    hidden = torch.randn(n, 8, requires_grad=True)
+    targets = torch.randint(37, (n,))
+    ours = pulled(
+        lambda: token_logprobs(Head(linear, factor), hidden, targets, vocabulary=37, temperature=temperature)[0],
+        hidden, linear.weight,
+    )  # fmt: skip
+    theirs = pulled(
+        lambda: -cross_entropy(linear(hidden) * factor / temperature, targets, reduction="none"), hidden, linear.weight
+    )
+    close(ours, theirs)
+
+
+def test_a_head_with_a_bias_or_a_cap_is_not_plain():
+    assert not Head(nn.Linear(4, 6)).plain
+    assert not Head(nn.Linear(4, 6, bias=False), cap=30.0).plain
+    assert Head(nn.Linear(4, 6, bias=False)).plain
