@@ -12,6 +12,7 @@ from torch import Tensor
 from preferent.config import UsageError
 from preferent.models.forward import attention_mask
 from preferent.models.head import head_of
+from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
 from preferent.models.room import no_room, release
 from preferent.sampling.direct import Direct, can_decode
@@ -19,6 +20,7 @@ from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Episode, Prompt
 
+BLOCK = 64  # positions whose noise is made at a time
 Stop = Literal["end", "length", "stop_string"]
 
 
@@ -126,8 +128,9 @@ class LocalSampler:
         """All replies of a chunk; half of them at a time, and fewer from then on, where memory does not suffice."""
         rows: list[Drawn] = []
         try:
-            for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
-                pass
+            with merged(self.policy):
+                for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
+                    pass
         except (RuntimeError, MemoryError) as error:
             if not no_room(error):
                 raise
@@ -153,9 +156,14 @@ class LocalSampler:
         alive = list(range(len(rows)))
         logits = state.begin()
         for position in range(self.max_new_tokens):
-            scores = (logits.float() / self.policy.temperature).log_softmax(-1)
-            at = torch.full((len(alive),), position, dtype=torch.int32, device=device)
-            tokens = drawn(self.support(scores), uniforms(keys[alive], at))
+            scores = logits.float()
+            if self.policy.temperature != 1:
+                scores = scores / self.policy.temperature
+            scores = scores.log_softmax(-1)
+            if position % BLOCK == 0:
+                coming = torch.arange(position, position + BLOCK, dtype=torch.int32, device=device)
+                noise = uniforms(keys[alive], coming)
+            tokens = drawn(self.support(scores), noise[:, position % BLOCK])
             logprobs = scores.gather(1, tokens[:, None]).squeeze(1).tolist()
             going = [
                 place
@@ -169,7 +177,7 @@ class LocalSampler:
                 alive = [alive[place] for place in going]
                 kept = torch.tensor(going, device=device)
                 state.keep(kept)
-                tokens = tokens[kept]
+                tokens, noise = tokens[kept], noise[kept]
             logits = state.step(tokens)
 
     def ended(self, row: Drawn, token: int, logprob: float) -> bool:
