@@ -148,7 +148,7 @@ def test_support_refuses_what_makes_no_sense(wrong):
 def test_noise_is_uniform_whatever_its_key(seed, position):
     """Mean ½ and variance 1/12 within five standard errors, and no two replies alike."""
     keys = torch.stack([torch.full((20_000,), seed), torch.arange(20_000)], 1).int()
-    noise = uniforms(keys.flip(1) if seed % 2 else keys, torch.full((20_000,), position, dtype=torch.int32))
+    noise = uniforms(keys.flip(1) if seed % 2 else keys, torch.tensor([position], dtype=torch.int32))[:, 0]
     assert 0 < noise.min() < noise.max() < 1
     assert abs(noise.mean() - 1 / 2) < 5 * (1 / 12 / 20_000) ** 0.5
     assert abs(noise.var() - 1 / 12) < 5 * (1 / 180 / 20_000) ** 0.5
@@ -157,8 +157,7 @@ def test_noise_is_uniform_whatever_its_key(seed, position):
 
 def test_noise_of_neighbouring_keys_and_positions_is_unrelated():
     keys = torch.tensor([row_keys(0, 0, (1, 2), reply) for reply in range(4000)], dtype=torch.int32)
-    at = torch.zeros(4000, dtype=torch.int32)
-    everything = torch.stack([uniforms(keys, at + i) for i in range(8)])
+    everything = uniforms(keys, torch.arange(8, dtype=torch.int32)).t()
     correlation = torch.corrcoef(everything) - torch.eye(8)
     assert correlation.abs().max() < 5 / 4000**0.5
     following = torch.corrcoef(torch.stack([everything[0, :-1], everything[0, 1:]]))[0, 1]

@@ -37,6 +37,13 @@ class Objective:
         mask = batch.replies.learn
         return {"policy": self.average.count(mask), "kl_loss": self.average.count(mask)}
 
+    def moving(self, batch: Rollouts) -> list[int]:
+        """All prompts where leaving the reference costs; else those whose replies' rewards differ."""
+        if self.kl:
+            return list(range(len(batch)))
+        hit = (batch.advantage * batch.replies.learn != 0).any(-1)
+        return sorted(set(batch.replies.prompt_of[hit].tolist()))
+
     def __call__(self, model: Policy, batch: Rollouts) -> Loss:
         mask = batch.replies.learn
         logp = model.read(batch.replies).logprobs

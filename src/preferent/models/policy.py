@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from preferent.models.forward import Backbone
 from preferent.models.head import Logits, head_of, token_logprobs
+from preferent.models.plan import Plan
 from preferent.models.scorer import ScoringModel
 from preferent.types import Policy, Reading, Replies
 
@@ -25,9 +26,9 @@ class LanguagePolicy(Backbone):
         self.own_head = own_head  # apply the head by hand, to reply tokens only; else take the model's logits
         self.temperature = temperature
 
-    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+    def read(self, x: Replies, *, entropy: bool = False, plan: Plan | None = None) -> Reading:
         """Log-probabilities [r, t] in fp32, zero off ``learn``; entropy in nats where asked for."""
-        plan = self.plan(x)
+        plan = plan or self.plan(x)
         states = plan.states[:, :-1][x.learn]
         head: Logits = nn.Identity()
         if self.own_head:
@@ -83,7 +84,9 @@ class LanguageActorCritic(nn.Module):
         return self.critic.values(x)
 
     def read_with_values(self, x: Replies, *, entropy: bool = False) -> tuple[Reading, Tensor]:
-        return self.policy.read(x, entropy=entropy), self.critic.values(x)
+        plan = self.policy.plan(x)
+        same = self.policy.branching and self.critic.branching  # one row, whoever reads it
+        return self.policy.read(x, entropy=entropy, plan=plan), self.critic.values(x, plan=plan if same else None)
 
     def frozen(self) -> Policy:
         return self.policy.frozen()

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from preferent.models.forward import Backbone
+from preferent.models.plan import Plan
 from preferent.types import Replies
 
 
@@ -23,9 +24,9 @@ class ScoringModel(Backbone):
         last = plan.states.gather(1, x.present.sum(-1, keepdim=True)).squeeze(1)
         return self.head(self.hidden(plan)[last])
 
-    def values(self, x: Replies) -> Tensor:
+    def values(self, x: Replies, *, plan: Plan | None = None) -> Tensor:
         """[r, t + 1] in fp32, from the first head: before each token was drawn, and after the last present one."""
-        plan = self.plan(x)
+        plan = plan or self.plan(x)
         return self.head(self.hidden(plan)[plan.states])[..., 0]
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,13 @@ N = TypeVar("N", bound=nn.Module)
 B = TypeVar("B", bound=Batch)
 Out = TypeVar("Out")
 PATIENCE = 3  # batches that may give no number before the run stops
+
+
+@runtime_checkable
+class Sparing(Protocol):
+    """An objective that knows which prompts of a batch have no gradient: they are counted, and not forwarded."""
+
+    def moving(self, batch: Any, /) -> Sequence[int]: ...  # the others
 
 
 class NotFinite(UsageError):
@@ -102,15 +109,20 @@ class LocalLearner(Generic[N]):
             for name, count in objective.counts(cut).items():
                 counts[name] = counts[name] + count if name in counts else count
         said: dict[str, Mean] = {}
+        weights: dict[str, float] = {}
         for cut in cuts:
+            moving = cut[objective.moving(cut)] if isinstance(objective, Sparing) else cut
+            if not len(moving):
+                continue
             with self.precision():
-                loss = objective(self._model, cut)
+                loss = objective(self._model, moving)
                 total = weighted(loss, counts)
             if total.requires_grad:
                 total.backward()
+            weights |= {name: weight for name, (weight, _) in loss.terms.items()}
             said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
         metrics = {name: mean.value for name, mean in said.items()}
-        return {**metrics, "loss": sum(weight * metrics[name] for name, (weight, _) in loss.terms.items())}
+        return {**metrics, "loss": sum(weight * metrics[name] for name, weight in weights.items())}
 
     def step(self, batch: Batch, loss: float) -> Metrics:
         """Clip and step, unless the loss or its gradient is not a number."""

@@ -23,9 +23,9 @@ def row_keys(seed: int, version: int, prompt: Sequence[int], reply: int) -> tupl
 
 
 def uniforms(keys: Tensor, position: Tensor) -> Tensor:
-    """[r] in (0, 1) with 53 random bits, from ``keys`` [r, 2] and ``position`` [r], both int32."""
+    """[r, k] in (0, 1) with 53 random bits, for rows of ``keys`` [r, 2] at each ``position`` [k], both int32."""
     at = mixed(position + 1)  # the bijection leaves 0 where it is
-    first, second = mixed(keys[:, 0] ^ at), mixed(keys[:, 1] + at)
+    first, second = mixed(keys[:, :1] ^ at), mixed(keys[:, 1:] + at)
     high, low = mixed(first + second), mixed(second ^ mixed(first + 1))
     return ((high.double() + 2.0**31) * 2.0**21 + (low.double() + 2.0**31) * 2.0**-11 + 0.5) * 2.0**-53
 
