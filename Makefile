@@ -12,12 +12,13 @@ TORCH_INDEX ?=
 ARGS ?=
 
 PEER := .peers/trl-1.16
+PPO_PEER := .peers/trl-1.10
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 TORCH := $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 # Two processes with two threads each wait for one another on two cores; one thread each is several times faster.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-long parity clean
+.PHONY: demo test test-long parity bench bench-quick bench-scale bench-gpu clean
 
 demo: $(VENV)/made
 	$(VENV)/bin/preferent demo --resume $(ARGS)
@@ -38,6 +39,23 @@ test-long: $(VENV)/made
 parity: $(VENV)/made $(PEER)/made
 	$(ONE_THREAD) $(VENV)/bin/python benchmarks/parity.py --peer $(PEER)/bin/python
 
+# Speed and memory against the peers, both sides taking turns on all cores. A peer that cannot be installed is missing.
+bench: $(VENV)/made
+	-@$(MAKE) --no-print-directory $(PEER)/made $(PPO_PEER)/made
+	$(VENV)/bin/python benchmarks/speed.py --peer $(PEER)/bin/python --ppo-peer $(PPO_PEER)/bin/python $(ARGS)
+
+bench-quick: $(VENV)/made
+	-@$(MAKE) --no-print-directory $(PEER)/made
+	$(VENV)/bin/python benchmarks/speed.py --quick --peer $(PEER)/bin/python $(ARGS)
+
+# How cost grows with prompts, replies, vocabulary and data.
+bench-scale: $(VENV)/made
+	$(VENV)/bin/python benchmarks/scale.py $(ARGS)
+
+# On a machine with a CUDA GPU, and a PyTorch for it.
+bench-gpu:
+	$(PYTHON) benchmarks/gpu.py $(ARGS)
+
 clean:
 	rm -rf $(VENV) .peers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
@@ -49,8 +67,8 @@ $(VENV)/made: pyproject.toml constraints.txt
 	$(VENV)/bin/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $@
 
-$(PEER)/made: constraints.txt
-	$(PYTHON) -m venv $(PEER)
-	$(PEER)/bin/python $(PIP_INSTALL) $(TORCH)
-	$(PEER)/bin/python $(PIP_INSTALL) trl==1.16.0
+$(PEER)/made $(PPO_PEER)/made: .peers/trl-%/made: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) $(TORCH)
+	$(@D)/bin/python $(PIP_INSTALL) trl==$*.0
 	@touch $@

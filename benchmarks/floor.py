@@ -30,21 +30,27 @@ def rate(work: float, f: Callable[[], object], seconds: float = 0.3) -> float:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of a decoder as ``new_model`` makes it."""
+    """Of a decoder as ``new_model`` makes it, unless its numbers say otherwise."""
 
     hidden: int
     layers: int
     vocabulary: int
+    intermediate: int = 0
+    key_width: int = 0  # of all heads' keys together, where they are fewer than the queries'
 
     @property
     def wide(self) -> int:
-        return 8 * self.hidden // 3
+        return self.intermediate or 8 * self.hidden // 3
+
+    @property
+    def narrow(self) -> int:
+        return self.key_width or self.hidden
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
         """[in, out] of a layer's linear maps."""
         d = self.hidden
-        return [(d, d)] * 4 + [(d, self.wide)] * 2 + [(self.wide, d)]
+        return [(d, d)] * 2 + [(d, self.narrow)] * 2 + [(d, self.wide)] * 2 + [(self.wide, d)]
 
     @property
     def in_layers(self) -> int:
@@ -94,7 +100,7 @@ def drawn(shape: Shape, groups: Sequence[Group]) -> tuple[float, float, float]:
     weights = shape.in_layers + shape.hidden * shape.vocabulary
     seen = sum(sum(max(each) * prompt + t * (t + 1) // 2 for t in each[:1]) + sum(t * (t + 1) // 2 for t in each[1:])
                for prompt, each in groups)  # fmt: skip
-    return prompts, replies, float(FP32) * (steps * weights + 2 * shape.layers * shape.hidden * seen)
+    return prompts, replies, float(FP32) * (steps * weights + 2 * shape.layers * shape.narrow * seen)
 
 
 def floor(kind: str, shape: Shape, groups: Sequence[Group], *, epochs: int = 1) -> tuple[float, float, float]:

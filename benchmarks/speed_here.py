@@ -23,6 +23,7 @@ from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.rewards.load import load_reward
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import local_learner
+from preferent.runtime.reference import Remembered
 from preferent.sampling.local import Drawn, LocalSampler
 from preferent.types import Episode, Prompt, Replies, Score
 
@@ -60,11 +61,10 @@ def noted(batches: Iterator[Any], groups: list[Group]) -> Iterator[Any]:
         yield batch
 
 
-def batches_of(job: Job, rows: Sequence[Any], tokenizer: Any, collate: Any) -> Iterator[Any]:
+def batches_of(job: Job, rows: Sequence[Any], tokenizer: Any, collate: Any) -> list[Any]:
     template = Template(tokenizer)
     tokenised = [template.tokenised(parse(row)) for row in rows]
-    every = list(Batches(tokenised, job["batch"], collate, steps=job["steps"], shuffle=False))
-    return iter(every)
+    return list(Batches(tokenised, job["batch"], collate, steps=job["steps"], shuffle=False))
 
 
 def trained(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float], list[Group]]:
@@ -72,10 +72,15 @@ def trained(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float
     scorer = job["kind"] == "reward"
     model: Any = load_scorer(folder.parent / "reward", device="cpu") if scorer else load_policy(folder, device="cpu")
     collate = demonstrations if job["kind"] == "sft" else pairs
-    batches = noted(batches_of(job, rows, model.tokenizer, collate), groups)
+    every = batches_of(job, rows, model.tokenizer, collate)
+    batches = noted(iter(every), groups)
     learner: Any = local_learner(model, lr=job["lr"])
     if job["kind"] == "dpo":
-        steps = dpo(learner, model.frozen(), batches)
+        reference = Remembered(model)
+        for _ in reference.asked(learner, [each.replies for each in every], folder.parent / "kept", mark="reference"):
+            pass
+        reference.let_go()
+        steps = dpo(learner, reference, batches)
     else:
         steps = (sft if job["kind"] == "sft" else reward_model)(learner, batches)
     return (said["loss"] for said in steps), groups
@@ -88,7 +93,7 @@ def scored(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float]
     learner: Any = local_learner(policy)
 
     def steps() -> Iterator[float]:
-        for batch in noted(batches_of(job, rows, policy.tokenizer, pairs), groups):
+        for batch in noted(iter(batches_of(job, rows, policy.tokenizer, pairs)), groups):
             said = learner.map(batch.replies, lambda model, x: model.read(x).logprobs.sum(-1))
             yield (said.sum() / batch.replies.learn.sum()).item()
 
