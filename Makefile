@@ -53,8 +53,8 @@ bench-scale: $(VENV)/made
 	$(VENV)/bin/python benchmarks/scale.py $(ARGS)
 
 # On a machine with a CUDA GPU, and a PyTorch for it.
-bench-gpu:
-	$(PYTHON) benchmarks/gpu.py $(ARGS)
+bench-gpu: $(VENV)/made
+	$(VENV)/bin/python benchmarks/gpu.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .peers dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

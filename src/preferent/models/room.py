@@ -6,8 +6,8 @@ import gc
 
 import torch
 
-# What PyTorch says on a CPU, where it has no class for it; a C++ library's refusal; oneDNN's and cuBLAS's.
-SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED")
+# What PyTorch says on a CPU, where it has no class for it; a C++ library's refusal; cuBLAS, when it finds no workspace.
+SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def no_room(error: BaseException) -> bool:
