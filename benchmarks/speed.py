@@ -66,7 +66,7 @@ JOBS = (
     Job("reward model", "reward", 4.5, 0.5),
     Job("DPO", "dpo", 8.0, 0.5, quick=True, options={"beta": 0.1, "precompute_ref_log_probs": True}),
     Job("GRPO", "grpo", 6.0, 0.5, batch=8, group=8, quick=True, options={"beta": 0.04}),
-    Job("PPO", "ppo", 4.0, 0.6, batch=64, prompts=("tldr", 64, 256), options={"epochs": 4}),
+    Job("PPO", "ppo", 4.0, 0.6, batch=64, options={"epochs": 4}),
     Job("scoring", "scoring", None, None),
     Job("sampling", "sampling", 4.0, 0.6, batch=8, group=8, quick=True, prompts=("hh", 1, 256)),
     Job("sampling, long prompts", "sampling", 13.0, 0.3, batch=8, group=8, quick=True, prompts=("tldr", 512, 1024)),
