@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from preferent.models.linear import times
+
 FP32 = 4
 Group = tuple[int, Sequence[int]]  # tokens of a prompt, and of each of its replies
 
@@ -70,11 +72,14 @@ class Machine:
 
 
 def machine(shape: Shape, *, rows: int = 64) -> Machine:
+    """The better of MKL and oneDNN, whichever PyTorch would take."""
+
     def products(n: int) -> float:
         shapes = [*shape.matrices, (shape.hidden, shape.vocabulary)]
-        each = [(torch.randn(n, a), torch.randn(a, b), torch.empty(n, b)) for a, b in shapes]
-        work = sum(2 * n * b.numel() for _, b, _ in each)
-        return rate(work, lambda: [torch.mm(a, b, out=out) for a, b, out in each])
+        each = [(torch.randn(n, a), torch.randn(b, a), torch.empty(n, b)) for a, b in shapes]
+        work = sum(2 * n * w.numel() for _, w, _ in each)
+        usual = rate(work, lambda: [torch.mm(x, w.t(), out=out) for x, w, out in each])
+        return max(usual, rate(work, lambda: [times(x, w) for x, w, _ in each]))
 
     block, into = torch.randn(1 << 24), torch.empty(1 << 24)
     return Machine(products(2048), products(rows), rate(2 * FP32 * block.numel(), lambda: into.copy_(block)))

@@ -104,7 +104,13 @@ def next_task(connection: Connection, campaign: str, annotator: str) -> Any:
         .order_by(tasks.c.priority.desc(), tasks.c.number)
         .limit(1)
     )
-    return connection.execute(query.with_for_update(of=tasks, skip_locked=True)).first()
+    # What others are claiming at this moment is passed over. Before nothing is left, their end is waited for: each of
+    # them takes one opinion only, of those that are wanted.
+    while (found := connection.execute(query.with_for_update(of=tasks, skip_locked=True)).first()) is None:
+        if connection.execute(query).first() is None:
+            return None
+        connection.execute(query.with_for_update(of=tasks))
+    return found
 
 
 @repeated
