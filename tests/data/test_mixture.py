@@ -103,3 +103,21 @@ def test_words_that_make_no_mixture_are_told() -> None:
         Mixture([[1]], [1.0, 2.0])
     with pytest.raises(IndexError, match="begins at place 0"):
         Mixture([[1]], [1.0])[-1]
+
+
+class Anew(list[Any]):
+    """Rows as they are read from disk: another object each time."""
+
+    def __getitem__(self, i: Any) -> Any:
+        return [*super().__getitem__(i)]
+
+
+def test_the_batches_with_news_hold_every_row_that_a_run_sees_whether_in_memory_or_on_disk() -> None:
+    """With weights of 30 to 1 the small part comes again long before the large one was seen once."""
+    large, small = [[[name, i] for i in range(n)] for name, n in (("large", 40), ("small", 3))]
+    held, read = (
+        Mixture(parts, [1.0, 30.0], 0).batches(4, steps=300) for parts in ([large, small], [Anew(large), Anew(small)])
+    )
+    assert read.with_news() == held.with_news()
+    known = {tuple(row) for step in read.with_news() for row in read.at(step)}
+    assert {tuple(row) for batch in read for row in batch} == known

@@ -214,14 +214,17 @@ class Batches(Generic[Row, Out]):
     def with_news(self) -> list[int]:
         """The positions at which some row comes for the first time in the run: these batches hold all it ever sees."""
         every = len(getattr(self.rows, "mixture", self.rows))  # a mixture has rows without end, of so many
-        seen: dict[int, Row] = {}  # by identity; what is held here keeps it
+        number = getattr(
+            self.rows, "number", int
+        )  # of the row at a place: read from disk, it is a new object each time
+        seen: set[object] = set()
         found: list[int] = []
         for step in range(len(self)):
             if len(seen) >= every:
                 break
-            rows = [self.rows[self.index(i)] for i in range(step * self.size, (step + 1) * self.size)]
-            if any(id(row) not in seen for row in rows):
-                seen.update((id(row), row) for row in rows)
+            rows = {number(self.index(i)) for i in range(step * self.size, (step + 1) * self.size)}
+            if rows - seen:
+                seen |= rows
                 found.append(step)
         return found
 

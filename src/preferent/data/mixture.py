@@ -87,8 +87,13 @@ class Mixture(Sequence[T], Generic[T]):
             return [self[place] for place in range(*i.indices(len(self)))]
         if i < 0:
             raise IndexError(f"a mixture begins at place 0, got {i}")
+        part, row = self.number(i)
+        return self.parts[part][row]
+
+    def number(self, i: int) -> tuple[int, int]:
+        """Which part's which row stands at place i: the same row may stand at several."""
         part, draw = self.drawn(i)
-        return self.parts[part][self.row(part, draw)]
+        return part, self.row(part, draw)
 
     def drawn(self, i: int) -> tuple[int, int]:
         """Which part place i goes to, and how many places went there before it."""
@@ -157,6 +162,9 @@ class Endless(Sequence[T], Generic[T]):
     def __getitem__(self, i: slice, /) -> list[T]: ...
     def __getitem__(self, i: int | slice, /) -> T | list[T]:
         return self.mixture[i]
+
+    def number(self, i: int) -> tuple[int, int]:
+        return self.mixture.number(i)
 
 
 def order(n: int, *key: object) -> Tensor:
