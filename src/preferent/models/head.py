@@ -44,9 +44,9 @@ class Head:
 
 def head_of(model: Any) -> Head:
     config, linear = model.config.get_text_config(), model.get_output_embeddings()
-    times = getattr(config, "logit_scale", None) or 1.0  # Cohere
+    scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
     over = getattr(config, "logits_scaling", None) or 1.0  # Granite
-    return Head(linear, times / over, getattr(config, "final_logit_softcapping", None))  # the last: Gemma 2
+    return Head(linear, scale / over, getattr(config, "final_logit_softcapping", None))  # the last: Gemma 2
 
 
 def token_logprobs(

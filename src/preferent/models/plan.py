@@ -139,10 +139,10 @@ def laid_out(
     to_reply = (reply_start[:, None] + along)[x.present]
 
     def laid(of_prompts: Tensor, of_replies: Tensor, empty: int) -> Tensor:
-        flat = torch.full((n * width,), empty, device=device)
-        flat[to_prompt] = of_prompts.expand(in_prompt.shape)[in_prompt]
-        flat[to_reply] = of_replies.expand(x.present.shape)[x.present]
-        return flat.view(n, width)
+        row = torch.full((n * width,), empty, device=device)
+        row[to_prompt] = of_prompts.expand(in_prompt.shape)[in_prompt]
+        row[to_reply] = of_replies.expand(x.present.shape)[x.present]
+        return row.view(n, width)
 
     prompts = torch.arange(len(x), device=device)[:, None]
     rows = torch.arange(len(x.tokens), device=device)[:, None]
