@@ -379,7 +379,7 @@ rows = load(sys.argv[1], Template(AutoTokenizer.from_pretrained(sys.argv[2])), "
 def test_ctrl_c_ends_the_workers_too(tmp_path: Path, template: Template) -> None:
     """The script has no guard around its main part: workers do not run it again."""
     template.tokenizer.save_pretrained(tmp_path / "model")
-    source = file_of(tmp_path, [{"text": "hello what is it " * 20}] * 30_000)
+    source = file_of(tmp_path, [{"text": "hello what is it " * 20}] * 150_000)
     cache = tmp_path / "cache"
     (tmp_path / "script.py").write_text(LOADING)
     script = subprocess.Popen(
