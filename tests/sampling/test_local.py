@@ -9,7 +9,7 @@ from preferent.data.batches import episodes, logprobs
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.sampling.direct import can_decode
-from preferent.sampling.local import LocalSampler
+from preferent.sampling.local import LocalSampler, closed
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Prompt
@@ -148,7 +148,7 @@ def test_support_refuses_what_makes_no_sense(wrong):
 def test_noise_is_uniform_whatever_its_key(seed, position):
     """Mean ½ and variance 1/12 within five standard errors, and no two replies alike."""
     keys = torch.stack([torch.full((20_000,), seed), torch.arange(20_000)], 1).int()
-    noise = uniforms(keys.flip(1) if seed % 2 else keys, torch.tensor([position], dtype=torch.int32))[:, 0]
+    noise = uniforms(keys.flip(1) if seed % 2 else keys, torch.tensor([[position]], dtype=torch.int32))[:, 0]
     assert 0 < noise.min() < noise.max() < 1
     assert abs(noise.mean() - 1 / 2) < 5 * (1 / 12 / 20_000) ** 0.5
     assert abs(noise.var() - 1 / 12) < 5 * (1 / 180 / 20_000) ** 0.5
@@ -157,7 +157,7 @@ def test_noise_is_uniform_whatever_its_key(seed, position):
 
 def test_noise_of_neighbouring_keys_and_positions_is_unrelated():
     keys = torch.tensor([row_keys(0, 0, (1, 2), reply) for reply in range(4000)], dtype=torch.int32)
-    everything = uniforms(keys, torch.arange(8, dtype=torch.int32)).t()
+    everything = uniforms(keys, torch.arange(8, dtype=torch.int32)[None]).t()
     correlation = torch.corrcoef(everything) - torch.eye(8)
     assert correlation.abs().max() < 5 / 4000**0.5
     following = torch.corrcoef(torch.stack([everything[0, :-1], everything[0, 1:]]))[0, 1]
@@ -166,19 +166,19 @@ def test_noise_of_neighbouring_keys_and_positions_is_unrelated():
 
 def test_a_number_becomes_the_token_at_its_place_in_the_distribution():
     """Of ½, 0, ¼, ¼, whatever they are multiplied by: 0.499 is the first, 0.5 and 0.749 the third, 0.75 the last."""
-    logprobs = torch.tensor([[0.5, 0.0, 0.25, 0.25]]).log() + 3
+    weights = 20 * torch.tensor([[0.5, 0.0, 0.25, 0.25]])
     said = [
-        drawn(logprobs, torch.tensor([u], dtype=torch.double)).item() for u in (1e-300, 0.499, 0.5, 0.749, 0.75, 1.0)
+        drawn(weights, torch.tensor([u], dtype=torch.double)).item() for u in (1e-300, 0.499, 0.5, 0.749, 0.75, 1.0)
     ]
     assert said == [0, 0, 2, 2, 3, 3]
 
 
 def test_a_token_of_small_probability_behind_many_others_is_drawn_as_often_as_it_should_be():
     """The last of 5,000 has 1e-12: in single precision no running sum could tell it from nothing."""
-    logprobs = torch.full((1, 5000), 1 / 4999).log()
-    logprobs[0, -1] = torch.tensor(1e-12).log()
+    weights = torch.full((1, 5000), 1 / 4999)
+    weights[0, -1] = 1e-12
     edge = 1 / (1 + 1e-12)
-    below, above = (drawn(logprobs, torch.tensor([u], dtype=torch.double)).item() for u in (edge - 2e-13, edge + 2e-13))
+    below, above = (drawn(weights, torch.tensor([u], dtype=torch.double)).item() for u in (edge - 2e-13, edge + 2e-13))
     assert (below, above) == (4998, 4999)
 
 
@@ -197,11 +197,50 @@ def test_what_a_configuration_multiplies_elsewhere_is_noticed(multiplier):
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-@pytest.mark.parametrize("ends", [[], list(range(12))])
-def test_decoding_by_hand_draws_what_the_models_own_forward_draws(name, ends):
-    """Over more tokens than a buffer holds at first, with rows that end and are moved together."""
-    sampler = LocalSampler(policy_of(name), max_new_tokens=80, end_tokens=ends)
+@pytest.mark.parametrize(("ends", "room"), [([], 1 << 17), (range(12), 1 << 17), (range(6), 400)])
+def test_decoding_by_hand_draws_what_the_models_own_forward_draws(name, ends, room):
+    """Over more tokens than a buffer holds at first, with rows that end and others that take their places."""
+    sampler = LocalSampler(policy_of(name), max_new_tokens=80, end_tokens=ends, cache_tokens=room)
     assert sampler.direct
     by_hand = spoken(sampler.sample(PROMPTS, 5))
     sampler.direct = False
     assert spoken(sampler.sample(PROMPTS, 5)) == by_hand
+
+
+class Watched(LocalSampler):
+    """Writes down how many replies were alive when others began, and what all might come to hold."""
+
+    def admitted(self, waiting, alive):
+        new = super().admitted(waiting, alive)
+        if new:
+            self.begins.append((len(alive), self.held([*alive, *(row for rows in new for row in rows)])))
+        return new
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Gemma 3", "Bloom"])
+def test_replies_begin_as_soon_as_others_have_left_room_where_a_model_is_decoded_by_hand(name):
+    sampler = Watched(policy_of(name), max_new_tokens=40, end_tokens=range(8), cache_tokens=500)
+    sampler.begins = []
+    groups = sampler.sample(PROMPTS * 3, 4)
+    assert all(len(group) == 4 and all(e.stop in ("end", "length") for e in group) for group in groups)
+    assert len(sampler.begins) > 2
+    assert all(held <= 500 for _, held in sampler.begins)
+    assert any(alive for alive, _ in sampler.begins) == sampler.direct
+
+
+def test_a_prompt_with_more_replies_than_there_is_room_for_gets_them_in_parts():
+    sampler = Watched(policy_of(), max_new_tokens=10, end_tokens=[], cache_tokens=60)
+    sampler.begins = []
+    (group,) = sampler.sample(PROMPTS[:1], 12)
+    assert len(sampler.begins) >= 3
+    assert spoken([group]) == spoken(
+        LocalSampler(policy_of(), max_new_tokens=10, end_tokens=[]).sample(PROMPTS[:1], 12)
+    )
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=20))
+def test_rows_that_go_on_close_the_gaps_and_few_are_moved(alive):
+    going = [place for place, goes_on in enumerate(alive) if goes_on]
+    order = closed(going)
+    assert sorted(order) == going
+    assert sum(place != i for i, place in enumerate(order)) == sum(place >= len(going) for place in going)

@@ -189,15 +189,13 @@ def test_every_model_is_looked_at_before_anything_is_drawn(tmp_path, prompts, ca
     assert said == f"{member} is a reward model, which says no text: expected a language model.\n"
 
 
-def test_a_batch_is_a_step_of_the_progress(prompts, capsys, monkeypatch):
+def test_a_prompt_is_a_step_of_the_progress(prompts, capsys, monkeypatch):
     """12 prompts of at most 32 tokens with replies of 8; room for 100 tokens is room for at least two prompts."""
     monkeypatch.setattr("preferent.stages.speaking.HELD", 100)
     voice = speaker(base(), SamplingOptions(max_new_tokens=8), UseOptions(device="cpu"))
     asked = [voice.template.prompt([{"role": "user", "content": row["prompt"]}]) for row in PROMPTS]
-    batches = voice.sampler.chunks(voice.sampler.requests(asked, 1))
-    assert 1 < len(batches) < len(asked)
     assert voice.draw(asked, 1, title="x") == voice.sampler.sample(asked, 1)
-    assert f"x  done  step {len(batches)}/{len(batches)}  " in capsys.readouterr().err
+    assert f"x  done  step {len(asked)}/{len(asked)}  " in capsys.readouterr().err
 
 
 def test_comparisons_that_are_all_undecided_are_no_measure(tmp_path, capsys):

@@ -8,6 +8,7 @@ oneDNN prepares a product for every new shape, which takes as long as one of 204
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 ROWS = 64
+COPIED = 1 << 22  # numbers in a layer's weight that may stand in memory twice while tokens are drawn
 FAST = (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
     and torch.backends.mkldnn.is_available()
@@ -83,3 +85,24 @@ def times(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
             raise
         return linear(x, w, b)
     return product
+
+
+def products(layers: Sequence[Any]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """What several layers make of the same few rows, again and again, while their weights stay as they are.
+
+    Where the product is ours, one serves them all, of a copy of their weights that is laid out for it: of 64 rows of
+    192, queries, keys and values take 46 µs instead of 85.
+    """
+    own = [each.base_layer if getattr(each, "disable_adapters", False) else each for each in layers]
+    if not FAST or not all(type(each) is Linear and few(each.weight) for each in own):
+        return lambda x: tuple(layer(x) for layer in layers)
+    weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat([each.weight for each in own]), ROWS)
+    biases = [each.bias if each.bias is not None else each.weight.new_zeros(len(each.weight)) for each in own]
+    bias = torch.cat(biases) if any(each.bias is not None for each in own) else None
+    sizes = [len(each.weight) for each in own]
+    return lambda x: times(x, weight, bias).split(sizes, -1)
+
+
+def few(weight: Tensor) -> bool:
+    """Whether a copy of it is of no weight itself, and of the kind that oneDNN multiplies with."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() <= COPIED

@@ -3,33 +3,36 @@
 A model's own forward reads a copy of the prompt's cache for each reply, and at one token a row its modules spend more
 time in Python than in arithmetic. Here the queries of a prompt's replies are rows of one matrix, which meets the
 prompt's keys in one product; a reply's own keys grow in a buffer. Layers are a few operations each, on the modules' own
-weights (and adapters). ``can_decode`` asks once, in numbers, whether a model is of that kind.
+weights (and adapters), for the rows alive only. ``can_decode`` asks once, in numbers, whether a model is of that kind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
+from torch.nn.functional import pad, rms_norm
+from transformers import DynamicCache
 
 from preferent.models.forward import FULL
 from preferent.models.head import head_of
+from preferent.models.linear import products
+from preferent.models.plan import token_budget
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import random_replies, relative, tolerance
+from preferent.types import Replies
 
 Tokens = Sequence[int]
-ROOM = 64  # reply tokens that the buffer holds at first
-PREFILL = 8192  # tokens of prompts in one forward
-WASTE = 0.85  # of a prefill's places must be tokens
-WORTH = 0.75  # rows are moved together when so few of the places are still wanted
+ROOM = 64  # reply tokens that the buffers hold at first
+WORTH = 0.75  # prompts are moved together when so few of them still have replies alive
 
 
 @torch.no_grad()
 def can_decode(policy: LanguagePolicy) -> bool:
-    """Whether a model is decoded by hand as it says itself: tried on a few random tokens, longer than one buffer."""
+    """Whether a model is decoded by hand as it says itself: tried on a few random tokens, with replies that end."""
     config = policy.text_config
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     if not policy.sharing or not policy.own_head or windows or set(getattr(config, "layer_types", None) or ()) - {FULL}:
@@ -37,184 +40,265 @@ def can_decode(policy: LanguagePolicy) -> bool:
     x = random_replies(policy.base)
     prompts = [row[:length].tolist() for row, length in zip(x.prompts, x.prompt_length.tolist(), strict=True)]
     try:
-        state = Direct(policy, prompts, 2)
-        found = [state.begin()]
-        found += [state.step(x.tokens[:, i]) for i in range(3)]
-        state.keep(torch.tensor([0, 3], device=state.at.device))  # a reply of each prompt: the buffers are moved
-        found += [state.step(x.tokens[[0, 3], i])[[0, 0, 1, 1]] for i in range(3, 6)]
+        state = Direct(policy)
+        found = [state.admit(prompts, [2, 2])[[3, 0]]]
+        found += [state.step(x.tokens[:, i])[[3, 0]] for i in range(3)]
+        state.keep(torch.tensor([3, 0], device=x.tokens.device))
+        found += [state.step(x.tokens[[3, 0], i]) for i in range(3, 6)]
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
         return False
-    rows = [[*prompts[i // 2], *x.tokens[i, :6].tolist()] for i in (0, 3)]
     error = 0.0
-    for row, i in zip(rows, (0, 3), strict=True):
-        said = policy.base(input_ids=torch.tensor([row], device=x.tokens.device)).logits[0, -7:]
-        error = max(error, relative(torch.stack([each[i] for each in found]), said[: len(found)]))
+    for place, reply in enumerate((3, 0)):
+        row = torch.tensor([[*prompts[reply // 2], *x.tokens[reply, :6].tolist()]], device=x.tokens.device)
+        said = policy.base(input_ids=row).logits[0, -7:]
+        error = max(error, relative(torch.stack([each[place] for each in found]), said))
     return error <= tolerance(policy.base)
 
 
 class Direct:
-    """Keys and values of prompts [g, h, p, d] and of their replies [g, h, n, t, d], for each layer."""
+    """For each layer, keys and values of g prompts [g, h, p, d], and of the r replies alive [r and more, h, t, d].
 
-    def __init__(self, policy: LanguagePolicy, prompts: Sequence[Tokens], n: int) -> None:
+    Replies that are admitted later than others have nothing at the buffers' first places.
+    """
+
+    refills = True
+
+    def __init__(self, policy: LanguagePolicy) -> None:
         self.policy = policy
         self.model = policy.base.base_model
-        self.head = head_of(policy.base)
-        self.prompts = prompts
-        self.n = n
-        self.at = torch.arange(len(prompts) * n, device=policy.base.device)  # the place of each row alive
-        self.t = 0  # reply tokens in the buffers
+        self.layers = [Layer(layer) for layer in self.model.layers]
+        head = head_of(policy.base)
+        self.head = replace(head, linear=alone(products([head.linear])))
+        none = torch.zeros(0, dtype=torch.long, device=policy.base.device)
+        self.length = none  # [g] of the prompts
+        self.group, self.position, self.born = none, none, none  # [r] which prompt, the next token's place, t at first
+        self.t = 0  # places of the buffers in use
+        self.room = 0
 
     # --- the prompts ---------------------------------------------------------------------------------
-    def begin(self) -> Tensor:
-        """Logits [r, v] for each reply's first token."""
-        device, lengths = self.policy.base.device, [len(prompt) for prompt in self.prompts]
-        self.length = torch.tensor(lengths, device=device)  # [g]
-        width = max(lengths)
-        states: list[Tensor] = []
-        parts: list[list[tuple[Tensor, Tensor]]] = []
-        order: list[int] = []
-        for some in together(lengths):
-            last, layers = self.prefill([self.prompts[i] for i in some], width)
-            states.append(last)
-            parts.append(layers)
-            order += some
-        back = torch.tensor(order, device=device).argsort()
-        self.keys = [torch.cat([part[i][0] for part in parts])[back] for i in range(len(parts[0]))]
-        self.values = [torch.cat([part[i][1] for part in parts])[back] for i in range(len(parts[0]))]
-        heads, d = self.keys[0].shape[1], self.keys[0].shape[3]
-        shape = (len(self.prompts), heads, self.n, ROOM, d)
-        self.own_keys = [key.new_empty(shape) for key in self.keys]
-        self.own_values = [key.new_empty(shape) for key in self.keys]
+    def admit(self, prompts: Sequence[Tokens], counts: Sequence[int]) -> Tensor:
+        """Logits [new, v] for the first token of so many replies to each prompt, which stand behind those alive."""
+        device, r = self.policy.base.device, len(self.group)
+        counted = torch.tensor(counts, device=device)
+        which = torch.arange(len(prompts), device=device).repeat_interleave(counted)
+        self.leave(worth=1.0)
+        self.forget()
+        length = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        width = max(self.length.tolist() + length.tolist())
+        self.room = max(self.room, ROOM)
+        states, kept = self.prefill(prompts, width)
+        for layer, (keys, values) in zip(self.layers, kept, strict=True):
+            fresh = [keys.new_empty(len(which), keys.shape[1], self.room, keys.shape[3]) for _ in range(2)]
+            for each in fresh:
+                each[:, :, : self.t] = 0
+            if r:
+                keys = torch.cat([wide(layer.keys, width), keys])
+                values = torch.cat([wide(layer.values, width), values])
+                fresh = [torch.cat([wide(own[:r], self.room), new]) for own, new in zip(layer.own, fresh, strict=True)]
+            layer.keys, layer.values, layer.own = keys, values, fresh
+        self.group = torch.cat([self.group, len(self.length) + which])
+        self.length = torch.cat([self.length, length])
+        self.position = torch.cat([self.position, length[which]])
+        self.born = torch.cat([self.born, torch.full_like(which, self.t)])
         self.hide()
-        return self.head(torch.cat(states)[back]).repeat_interleave(self.n, 0)
+        self.arrange()
+        return self.head(states).repeat_interleave(counted, 0)
 
     def prefill(self, prompts: Sequence[Tokens], width: int) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """The last state [g, hidden], and each layer's keys and values, padded to ``width``.
-
-        Prompts stand on the left: what follows them is seen by none of their tokens, so that no mask is needed.
-        """
-        from transformers import DynamicCache
-
-        device, longest = self.policy.base.device, max(map(len, prompts))
-        tokens = torch.tensor([[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts], device=device)
-        cache = DynamicCache()
-        out = self.model(input_ids=tokens, attention_mask=None, past_key_values=cache, use_cache=True)
-        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        states = out.last_hidden_state[torch.arange(len(prompts), device=device), last]
-        pad = (0, 0, 0, width - longest)
-        each = [
-            (torch.nn.functional.pad(layer.keys, pad), torch.nn.functional.pad(layer.values, pad))
-            for layer in cache.layers
-        ]
-        return states, each
+        """Each prompt's last state [g, hidden], and every layer's keys and values [g, h, width, d]."""
+        states: list[Tensor] = []
+        parts: list[list[tuple[Tensor, Tensor]]] = []
+        for some in together([len(prompt) for prompt in prompts], token_budget(self.policy.base.device)):
+            cache = DynamicCache()
+            plan = self.policy.plan(unanswered(prompts[some], self.policy.base.device))
+            given = self.policy.inputs(plan) | {"past_key_values": cache, "use_cache": True}
+            last, length = plan.states[:, 0], plan.positions.flatten()[plan.states[:, :1]] + 1
+            states.append(self.model(**given).last_hidden_state.flatten(0, 1)[last])
+            along = torch.arange(width, device=last.device)
+            at = last[:, None] + 1 - length + along.minimum(length - 1)  # a prompt's last key again behind it: hidden
+            parts.append([(spread(layer.keys, at), spread(layer.values, at)) for layer in cache.layers])
+        each = [[torch.cat(of) for of in zip(*layer, strict=True)] for layer in zip(*parts, strict=True)]
+        return torch.cat(states), [(keys, values) for keys, values in each]
 
     def hide(self) -> None:
-        """What is added to scores [g, 1, 1, p] of the prompts' keys: minus infinity behind the shorter ones."""
-        p = self.keys[0].shape[2]
-        behind = torch.arange(p, device=self.length.device) >= self.length[:, None]
-        zero = torch.zeros((), dtype=self.keys[0].dtype, device=behind.device)
-        hidden = zero.masked_fill(behind, -torch.inf)[:, None, None]
-        self.hidden = hidden if bool(behind.any()) else None
+        """What is added to the scores of what is no key: behind shorter prompts, before a reply was admitted."""
+        behind = torch.arange(self.layers[0].keys.shape[2], device=self.length.device) >= self.length[:, None]
+        before = torch.arange(self.room, device=self.born.device) < self.born[:, None]
+        zero = torch.zeros((), dtype=self.layers[0].keys.dtype, device=behind.device)
+        self.behind, self.before = (  # [g, 1, 1, p] and [r, 1, 1, room], or nothing
+            zero.masked_fill(where, -torch.inf)[:, None, None] if bool(where.any()) else None
+            for where in (behind, before)
+        )
+
+    def arrange(self) -> None:
+        """A place for each row among its prompt's, so that a prompt's keys meet the queries of all in one product."""
+        alive = torch.bincount(self.group, minlength=len(self.length))
+        order = self.group.argsort(stable=True)
+        ordered = torch.arange(len(order), device=order.device)
+        place = torch.empty_like(order)
+        place[order] = ordered - (alive.cumsum(0) - alive)[self.group[order]]
+        self.n = int(alive.max()) if len(order) else 0
+        full = len(order) == len(alive) * self.n and bool((order == ordered).all())
+        self.places = None if full else (self.group, place)
 
     # --- the replies ---------------------------------------------------------------------------------
     def step(self, tokens: Tensor) -> Tensor:
         """Logits [r, v] of the rows alive after one more token [r] each."""
-        if self.t == self.own_keys[0].shape[3]:
-            self.own_keys, self.own_values = map(roomier, (self.own_keys, self.own_values))
-        g, n = len(self.length), self.n
-        every = tokens.new_zeros(g * n)
-        every[self.at] = tokens
-        x = self.model.embed_tokens(every)
-        positions = (self.length + self.t).repeat_interleave(n)[None]
-        cos, sin = (each.view(g * n, 1, -1) for each in self.model.rotary_emb(x[None], positions))
-        for i, layer in enumerate(self.model.layers):
-            attention = layer.self_attn
-            h = normed(layer.input_layernorm, x)
-            x = x + attention.o_proj(self.attend(i, attention, h, cos, sin))
-            x = x + layer.mlp(normed(layer.post_attention_layernorm, x))
+        if self.t == self.room:
+            self.room = max(ROOM, 2 * self.t)
+            for layer in self.layers:
+                layer.own = [wide(own, self.room) for own in layer.own]
+            self.hide()
+        r = len(tokens)
+        x = self.model.embed_tokens(tokens)
+        cos, sin = (each.view(r, 1, -1) for each in self.model.rotary_emb(x[None], self.position[None]))
+        for layer in self.layers:
+            x = x + layer.output(self.attend(layer, normed(layer.first_norm, x), cos, sin))
+            x = x + layer.mlp(normed(layer.second_norm, x))
         self.t += 1
-        return self.head(normed(self.model.norm, x[self.at]))
+        self.position = self.position + 1
+        return self.head(normed(self.model.norm, x))
 
-    def attend(self, i: int, attention: Any, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """[g · n, heads · d] of one layer, whose buffers get this token's key and value."""
-        keys, values, own_keys, own_values = (
-            each[i] for each in (self.keys, self.values, self.own_keys, self.own_values)
-        )
-        g, n, d = len(self.length), self.n, keys.shape[3]
-        q, k, v = (project(h).view(g * n, -1, d) for project in (attention.q_proj, attention.k_proj, attention.v_proj))
-        if hasattr(attention, "q_norm"):
-            q, k = normed(attention.q_norm, q), normed(attention.k_norm, k)
+    def attend(self, layer: Layer, h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """[r, heads · d] of one layer, whose buffers get this token's key and value."""
+        r, d, p, end = len(h), layer.keys.shape[3], layer.keys.shape[2], self.t + 1
+        q, k, v = (each.view(r, -1, d) for each in layer.projected(h))
+        if layer.norms is not None:
+            q, k = normed(layer.norms[0], q), normed(layer.norms[1], k)
         both = torch.cat([q, k], 1)
         both = torch.addcmul(both * cos, rotated(both), sin)
-        heads, few = q.shape[1], k.shape[1]
-        q, k = both.split([heads, few], 1)
-        own_keys[:, :, :, self.t] = k.reshape(g, n, few, d).transpose(1, 2)
-        own_values[:, :, :, self.t] = v.view(g, n, few, d).transpose(1, 2)
-        end, p, times = self.t + 1, keys.shape[2], heads // few
+        q, k = both.split([q.shape[1], k.shape[1]], 1)
+        own_keys, own_values = layer.own
+        own_keys[:r, :, self.t], own_values[:r, :, self.t] = k, v
+        own_keys, own_values = own_keys[:r, :, :end], own_values[:r, :, :end]
 
-        q = (q * attention.scaling).reshape(g, n, few, times, d).transpose(1, 2)  # [g, few, n, times, d]
-        scores = torch.cat(
-            [
-                q.reshape(g, few, n * times, d) @ keys.transpose(-1, -2)
-                if self.hidden is None
-                else (q.reshape(g, few, n * times, d) @ keys.transpose(-1, -2)).add_(self.hidden),
-                (q @ own_keys[:, :, :, :end].transpose(-1, -2)).reshape(g, few, n * times, end),
-            ],
-            -1,
-        )
-        share = scores.softmax(-1)
-        out = share[..., :p] @ values
-        out = out.view(g, few, n, times, d) + share[..., p:].reshape(g, few, n, times, end) @ own_values[:, :, :, :end]
-        return out.transpose(1, 2).reshape(g * n, heads * d)
+        q = (q * layer.scaling).view(r, k.shape[1], -1, d)  # [r, h, times, d]
+        of_prompt = self.gathered(q) @ layer.keys.transpose(-1, -2)
+        if self.behind is not None:
+            of_prompt += self.behind
+        of_own = q @ own_keys.transpose(-1, -2)
+        if self.before is not None:
+            of_own += self.before[..., :end]
+        share = torch.cat([self.scattered(of_prompt), of_own], -1).softmax(-1)
+        out = self.scattered(self.gathered(share[..., :p]) @ layer.values) + share[..., p:] @ own_values
+        return out.reshape(r, -1)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """[g, h, n · times, k] of [r, h, times, k]: rows beside the others of their prompt."""
+        h, times, k = x.shape[1:]
+        g, n = len(self.length), self.n
+        if self.places is None:
+            every = x.view(g, n, h, times, k).transpose(1, 2)
+        else:
+            every = x.new_zeros(g, h, n, times, k)
+            every[self.places[0], :, self.places[1]] = x
+        return every.reshape(g, h, n * times, k)
+
+    def scattered(self, x: Tensor) -> Tensor:
+        """The way back."""
+        g, h, rows, k = x.shape
+        every = x.view(g, h, self.n, rows // self.n, k)
+        if self.places is None:
+            return every.transpose(1, 2).flatten(0, 1)
+        return every[self.places[0], :, self.places[1]]
 
     def keep(self, rows: Tensor) -> None:
-        """Let the others go: they have ended. Those alive are moved together once that saves enough."""
-        self.at = self.at[rows]
-        group, place = self.at // self.n, self.at % self.n
-        alive = torch.bincount(group, minlength=len(self.length))
-        groups, n = (alive > 0).nonzero()[:, 0], int(alive.max())
-        if len(groups) * n > WORTH * len(self.length) * self.n:
-            return
-        first = (alive.cumsum(0) - alive)[group]
-        new = torch.arange(len(group), device=group.device) - first  # places within a group; rows are in order
-        wanted = torch.zeros(len(self.length), n, dtype=torch.long, device=group.device)
-        wanted[group, new] = place
-        wanted = wanted[groups]
-        renamed = torch.empty_like(alive)
-        renamed[groups] = torch.arange(len(groups), device=group.device)
-        if len(groups) < len(self.length):
-            self.length = self.length[groups]
-            self.keys, self.values = ([each[groups] for each in of] for of in (self.keys, self.values))
+        """Of those alive these go on [r'], in this order; the others have ended."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        if len(moved):
+            source = rows[moved]
+            for layer in self.layers:
+                for own in layer.own:
+                    own[moved, :, : self.t] = own[source, :, : self.t]
+        self.group, self.position, self.born = self.group[rows], self.position[rows], self.born[rows]
+        self.leave(worth=WORTH)
+        if self.before is not None:
             self.hide()
-        self.own_keys, self.own_values = (
-            [moved(each, groups, wanted, self.t) for each in of] for of in (self.own_keys, self.own_values)
-        )
-        self.at, self.n = renamed[group] * n + new, n
+        self.arrange()
+
+    def leave(self, worth: float) -> None:
+        """Let prompts go whose replies have ended, once no more than this share of them is left."""
+        groups, group = self.group.unique(return_inverse=True)
+        if len(groups) == len(self.length) or len(groups) > worth * len(self.length):
+            return
+        self.length, self.group = self.length[groups], group
+        longest = int(self.length.max()) if len(groups) else 0
+        for layer in self.layers:
+            layer.keys, layer.values = (each[groups, :, :longest] for each in (layer.keys, layer.values))
+        self.hide()
+
+    def forget(self) -> None:
+        """Take the buffers' first places away which no row alive has anything at."""
+        first = int(self.born.min()) if len(self.born) else self.t
+        if first:
+            for layer in self.layers:
+                layer.own = [own[:, :, first:] for own in layer.own]
+            self.born, self.t, self.room = self.born - first, self.t - first, self.room - first
 
 
-def moved(own: Tensor, groups: Tensor, wanted: Tensor, t: int) -> Tensor:
-    """A buffer [g, h, n, room, d] of these groups and, of each, the wanted places [g', n']."""
-    fewer = own.new_empty(len(groups), own.shape[1], wanted.shape[1], *own.shape[3:])
-    fewer[:, :, :, :t] = own[groups[:, None], :, wanted, :t].transpose(1, 2)
-    return fewer
+class Layer:
+    """One layer's parts, as a step needs them, and what it keeps of the tokens that it has seen."""
+
+    keys: Tensor  # [g, h, p, d]
+    values: Tensor
+    own: list[Tensor]  # keys and values [r and more, h, room, d]
+
+    def __init__(self, layer: Any) -> None:
+        attention = layer.self_attn
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.projected = products([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
+        self.scaling: float = attention.scaling
+        self.output = alone(products([attention.o_proj]))
+        self.mlp = perceptron(layer.mlp)
 
 
-def roomier(buffers: list[Tensor]) -> list[Tensor]:
-    """The same with twice the room."""
-    return [torch.cat([each, torch.empty_like(each)], 3) for each in buffers]
+def perceptron(mlp: Any) -> Callable[[Tensor], Tensor]:
+    """A layer's other half, in two products where it is of the usual kind."""
+    if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
+        return mlp  # type: ignore[no-any-return]
+    wide, narrow = products([mlp.gate_proj, mlp.up_proj]), alone(products([mlp.down_proj]))
+
+    def gated(x: Tensor) -> Tensor:
+        gate, up = wide(x)
+        return narrow(mlp.act_fn(gate) * up)
+
+    return gated
 
 
-def together(lengths: Sequence[int]) -> list[list[int]]:
-    """Which prompts are read in one forward: of like length, as few places as possible empty."""
-    parts: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        longest = lengths[parts[-1][0]] if parts else 0
-        held = sum(lengths[j] for j in parts[-1]) + lengths[i] if parts else 0
-        places = longest * (len(parts[-1]) + 1) if parts else 0
-        if not parts or places > PREFILL or held < WASTE * places:
-            parts.append([])
-        parts[-1].append(i)
-    return parts
+def alone(product: Callable[[Tensor], tuple[Tensor, ...]]) -> Callable[[Tensor], Tensor]:
+    """Of a single layer."""
+    return lambda x: product(x)[0]
+
+
+def unanswered(prompts: Sequence[Tokens], device: torch.device) -> Replies:
+    """Prompts, each with a reply of no tokens."""
+    length = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    rows = [[*prompt, *[0] * (int(length.max()) - len(prompt))] for prompt in prompts]
+    nothing = torch.zeros(len(prompts), 0, dtype=torch.long, device=device)
+    which = torch.arange(len(prompts), device=device)
+    return Replies(torch.tensor(rows, device=device), length, which, nothing, nothing.bool(), nothing.bool())
+
+
+def together(lengths: Sequence[int], budget: int) -> list[slice]:
+    """Which prompts are read in one forward."""
+    cuts, held = [0], 0
+    for i, length in enumerate(lengths):
+        if held + length > budget and held:
+            cuts.append(i)
+            held = 0
+        held += length
+    return [slice(*each) for each in zip(cuts, [*cuts[1:], len(lengths)], strict=True)]
+
+
+def spread(x: Tensor, at: Tensor) -> Tensor:
+    """[g, h, p, d] of keys [n, h, w, d], at flat places [g, p] of n · w."""
+    return x.transpose(1, 2).flatten(0, 1)[at].transpose(1, 2).contiguous()
+
+
+def wide(x: Tensor, width: int) -> Tensor:
+    """[.., h, width, d] of [.., h, less, d], with nothing behind."""
+    return pad(x, (0, 0, 0, width - x.shape[2]))
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:

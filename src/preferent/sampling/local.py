@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,11 +11,10 @@ import torch
 from torch import Tensor
 
 from preferent.config import UsageError
-from preferent.models.forward import attention_mask
-from preferent.models.head import head_of
 from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
 from preferent.models.room import no_room, release
+from preferent.sampling.cached import Branching, Repeating
 from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
@@ -24,21 +24,16 @@ BLOCK = 64  # positions whose noise is made at a time
 Stop = Literal["end", "length", "stop_string"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One reply to draw."""
-
-    prompt: Prompt
-    keys: tuple[int, int]
-
-
 @dataclass(slots=True)
 class Drawn:
-    """What has been drawn of one reply so far."""
+    """One reply: to which prompt, the key of its noise, and what has been drawn of it so far."""
 
+    prompt: Prompt
+    place: int  # of the prompt among those asked about
+    key: tuple[int, int]
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    stop: Stop = "length"
+    stop: Stop | None = None
 
 
 class LocalSampler:
@@ -91,94 +86,136 @@ class LocalSampler:
         return [drawn[i] for i in range(len(prompts))]
 
     def drawn(self, prompts: Sequence[Prompt], n: int) -> Iterator[tuple[int, list[Episode]]]:
-        """The same as they come: the place of a prompt, and its episodes."""
-        groups = self.requests(prompts, n)
-        for chunk in self.chunks(groups):
-            rows = self.decode([groups[i] for i in chunk])
-            for place, i in enumerate(chunk):
-                mine = rows[place * n : (place + 1) * n]
-                yield i, [self.episode(request, row) for request, row in zip(groups[i], mine, strict=True)]
+        """The same as they come: the place of a prompt, and its episodes once all of them have ended.
 
-    def requests(self, prompts: Sequence[Prompt], n: int) -> list[list[Request]]:
-        """What is to be drawn for each prompt, with the keys of its noise."""
+        Where memory does not suffice, fewer are drawn at a time from then on. Raises UsageError where one is too many.
+        """
+        groups = self.begun(prompts, n)
+        left = [n] * len(groups)
+        waiting = self.queue(groups)
+        while waiting:
+            try:
+                with merged(self.policy):
+                    for ended in self.growing(waiting):
+                        for row in ended:
+                            left[row.place] -= 1
+                            if not left[row.place]:
+                                yield row.place, [self.episode(each) for each in groups[row.place]]
+            except (RuntimeError, MemoryError) as error:
+                if not no_room(error):
+                    raise
+            else:
+                return
+            release()
+            waiting = self.again(groups, waiting)
+
+    def begun(self, prompts: Sequence[Prompt], n: int) -> list[list[Drawn]]:
+        """For each prompt the replies that are to be drawn, still empty."""
         seen: dict[tuple[int, ...], int] = {}
-        groups: list[list[Request]] = []
-        for prompt in prompts:
+        groups: list[list[Drawn]] = []
+        for place, prompt in enumerate(prompts):
             first = seen.get(prompt.tokens, 0)
             seen[prompt.tokens] = first + n
             keys = [row_keys(self.seed, self.version, prompt.tokens, first + i) for i in range(n)]
-            groups.append([Request(prompt, key) for key in keys])
+            groups.append([Drawn(prompt, place, key) for key in keys])
         return groups
 
-    def chunks(self, groups: list[list[Request]]) -> list[list[int]]:
-        """Prompts of similar length together, as many as the cache may hold; of equal length on the plain path."""
-        chunks: list[list[int]] = []
-        held, length = 0, -1
-        for i in sorted(range(len(groups)), key=lambda i: -len(groups[i][0].prompt.tokens)):
-            own = len(groups[i][0].prompt.tokens)
-            cost = len(groups[i]) * (own + self.max_new_tokens)
-            if not chunks or held + cost > self.cache_tokens or (not self.policy.sharing and own != length):
-                chunks.append([])
-                held, length = 0, own
-            chunks[-1].append(i)
-            held += cost
-        return chunks
+    # --- what is drawn at a time ---------------------------------------------------------------------
+    def queue(self, groups: Sequence[Sequence[Drawn]]) -> deque[list[Drawn]]:
+        """Replies that begin together, those to long prompts first; of one prompt no more than the cache may hold."""
+        waiting: deque[list[Drawn]] = deque()
+        for group in sorted(groups, key=lambda rows: -len(rows[0].prompt.tokens) if rows else 0):
+            rows = list(group)
+            while rows:
+                most = next((n for n in range(len(rows), 1, -1) if self.held(rows[:n]) <= self.cache_tokens), 1)
+                waiting.append(rows[:most])
+                del rows[:most]
+        return waiting
 
-    def decode(self, groups: list[list[Request]]) -> list[Drawn]:
-        """All replies of a chunk; half of them at a time, and fewer from then on, where memory does not suffice."""
-        rows: list[Drawn] = []
-        try:
-            with merged(self.policy):
-                for rows in self.growing(groups):  # noqa: B007  (the last is the whole)
-                    pass
-        except (RuntimeError, MemoryError) as error:
-            if not no_room(error):
-                raise
-        else:
-            return rows
-        release()
-        first, second = halves(groups, self.max_new_tokens)
-        cost = sum(len(group) * (len(group[0].prompt.tokens) + self.max_new_tokens) for group in groups)
-        self.cache_tokens = min(self.cache_tokens, cost // 2)
-        return self.decode(first) + self.decode(second)
+    def held(self, rows: Sequence[Drawn]) -> int:
+        """Tokens whose keys and values stand in the cache when the last of these rows ends."""
+        reading = {row.place: row for row in rows}.values() if self.direct else rows
+        return sum(len(row.prompt.tokens) for row in reading) + self.max_new_tokens * len(rows)
 
-    @torch.no_grad()
-    def growing(self, groups: list[list[Request]]) -> Iterator[list[Drawn]]:
-        """All replies of a chunk, after each token that they got."""
+    def admitted(self, waiting: deque[list[Drawn]], alive: Sequence[Drawn]) -> list[list[Drawn]]:
+        """Those that begin now: as many as the cache has room for, once half of it is free."""
+        free = self.cache_tokens - self.held(alive)
+        new: list[list[Drawn]] = []
+        if alive and free < self.cache_tokens // 2:
+            return new
+        while waiting:
+            rows = waiting[0]
+            even = self.policy.sharing or not new or len(new[0][0].prompt.tokens) == len(rows[0].prompt.tokens)
+            if (alive or new) and (self.held(rows) > free or not even):
+                break
+            free -= self.held(rows)
+            new.append(waiting.popleft())
+        return new
+
+    def again(self, groups: Sequence[Sequence[Drawn]], waiting: deque[list[Drawn]]) -> deque[list[Drawn]]:
+        """The queue after memory ran out: those that had not ended begin again, half as many at a time."""
+        untouched = {id(row) for rows in waiting for row in rows}
+        unended = [[row for row in group if row.stop is None] for group in groups]
+        tried = [row for rows in unended for row in rows if id(row) not in untouched]
+        if len(tried) == 1:
+            raise UsageError(
+                "Memory does not suffice to draw a single reply: its prompt has "
+                f"{len(tried[0].prompt.tokens)} tokens, and --max-new-tokens is {self.max_new_tokens}. Lower that or "
+                "--max-length, or take a smaller --model."
+            )
+        self.cache_tokens = min(self.cache_tokens, self.held(tried)) // 2
+        for row in tried:
+            row.tokens, row.logprobs = [], []
+        return self.queue(unended)
+
+    # --- drawing -------------------------------------------------------------------------------------
+    @torch.inference_mode()
+    def growing(self, waiting: deque[list[Drawn]]) -> Iterator[list[Drawn]]:
+        """Draws the replies in ``waiting``, taking them from it; after each token, those that ended with it."""
         device = self.policy.base.device
-        state: Any = (
-            Direct(self.policy, [group[0].prompt.tokens for group in groups], len(groups[0]))
-            if self.direct
-            else (Branching if self.policy.sharing else Repeating)(self.policy, groups)
-        )
-        keys = torch.tensor([r.keys for group in groups for r in group], dtype=torch.int32, device=device)
-        rows = [Drawn() for group in groups for _ in group]
-        alive = list(range(len(rows)))
-        logits = state.begin()
-        for position in range(self.max_new_tokens):
-            scores = logits.float()
-            if self.policy.temperature != 1:
-                scores = scores / self.policy.temperature
-            scores = scores.log_softmax(-1)
-            if position % BLOCK == 0:
-                coming = torch.arange(position, position + BLOCK, dtype=torch.int32, device=device)
-                noise = uniforms(keys[alive], coming)
-            tokens = drawn(self.support(scores), noise[:, position % BLOCK])
-            logprobs = scores.gather(1, tokens[:, None]).squeeze(1).tolist()
+        kind: Any = Direct if self.direct else Branching if self.policy.sharing else Repeating
+        block = torch.arange(BLOCK, dtype=torch.int32, device=device)
+        state, alive, column = kind(self.policy), list[Drawn](), 0
+        logits = torch.empty(0, device=device)
+        while waiting or alive:
+            new = self.admitted(waiting, alive) if waiting and (state.refills or not alive) else []
+            if new:
+                state = state if alive else kind(self.policy)
+                first = state.admit([rows[0].prompt.tokens for rows in new], [len(rows) for rows in new])
+                logits = torch.cat([logits, first]) if alive else first
+                alive += [row for rows in new for row in rows]
+                keys = torch.tensor([row.key for row in alive], dtype=torch.int32, device=device)
+            if new or column == BLOCK:
+                at = torch.tensor([[len(row.tokens)] for row in alive], dtype=torch.int32, device=device)
+                noise, column = uniforms(keys, at + block), 0
+            tokens, logprobs = self.choose(logits, noise[:, column])
+            column += 1
             going = [
                 place
-                for place, (row, token, logp) in enumerate(zip(alive, tokens.tolist(), logprobs, strict=True))
-                if not self.ended(rows[row], token, logp)
+                for place, each in enumerate(zip(alive, tokens.tolist(), logprobs.tolist(), strict=True))
+                if not self.ended(*each)
             ]
-            yield rows
-            if not going or position + 1 == self.max_new_tokens:
-                break
-            if len(going) < len(alive):
-                alive = [alive[place] for place in going]
-                kept = torch.tensor(going, device=device)
+            ended = [alive[place] for place in set(range(len(alive))).difference(going)]
+            for row in ended:
+                row.stop = row.stop or "length"
+            yield ended
+            if ended:
+                order = closed(going)
+                alive = [alive[place] for place in order]
+                kept = torch.tensor(order, dtype=torch.long, device=device)
+                tokens, keys, noise = tokens[kept], keys[kept], noise[kept]
                 state.keep(kept)
-                tokens, noise = tokens[kept], noise[kept]
-            logits = state.step(tokens)
+            if alive:
+                logits = state.step(tokens)
+
+    def choose(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """[r] tokens of logits [r, v], and their log-probabilities in the whole distribution."""
+        scores = logits.float()
+        if self.policy.temperature != 1:
+            scores = scores / self.policy.temperature
+        whole = scores.softmax(-1)
+        tokens = drawn(whole if self.support.whole else self.support(whole.log()).exp(), uniform)
+        return tokens, whole.gather(1, tokens[:, None])[:, 0].log()
 
     def ended(self, row: Drawn, token: int, logprob: float) -> bool:
         """Write the token down; whether it was the reply's last."""
@@ -188,119 +225,23 @@ class LocalSampler:
             row.stop = "end"
         elif self.stop and any(stop in self.text(row.tokens) for stop in self.stop):
             row.stop = "stop_string"
-        return row.stop != "length"
+        elif len(row.tokens) == self.max_new_tokens:
+            row.stop = "length"
+        return row.stop is not None
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self.policy.tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def episode(self, request: Request, row: Drawn) -> Episode:
+    def episode(self, row: Drawn) -> Episode:
         text = self.text(row.tokens) if self.policy.tokenizer is not None else ""
         for stop in self.stop:
             text = text.split(stop)[0]
         learn = (True,) * len(row.tokens)
-        return Episode(
-            request.prompt, tuple(row.tokens), learn, tuple(row.logprobs), row.stop, self.version, text.strip()
-        )
+        stopped = row.stop or "length"
+        return Episode(row.prompt, tuple(row.tokens), learn, tuple(row.logprobs), stopped, self.version, text.strip())
 
 
-def halves(groups: list[list[Request]], max_new_tokens: int) -> tuple[list[list[Request]], list[list[Request]]]:
-    """Cut between prompts, or between the replies to one. Raises UsageError where there is a single reply."""
-    if len(groups) > 1:
-        return groups[: len(groups) // 2], groups[len(groups) // 2 :]
-    (only,) = groups
-    if len(only) == 1:
-        raise UsageError(
-            f"Memory does not suffice to draw a single reply: its prompt has {len(only[0].prompt.tokens)} tokens, and "
-            f"--max-new-tokens is {max_new_tokens}. Lower that or --max-length, or take a smaller --model."
-        )
-    return [only[: len(only) // 2]], [only[len(only) // 2 :]]
-
-
-class Branching:
-    """Keys and values of each prompt, computed once and then repeated for its replies; masked by position."""
-
-    def __init__(self, policy: LanguagePolicy, groups: list[list[Request]]) -> None:
-        from transformers import DynamicCache
-
-        self.policy = policy
-        self.head = head_of(policy.base)
-        self.prompts = [group[0].prompt.tokens for group in groups]
-        self.n = len(groups[0])
-        self.cache: Any = DynamicCache()  # whole keys even for sliding layers: the mask holds the window
-
-    def begin(self) -> Tensor:
-        """Logits [r, v] for each reply's first token."""
-        device = self.policy.base.device
-        width = max(map(len, self.prompts))
-        tokens = torch.tensor([[0] * (width - len(p)) + list(p) for p in self.prompts], device=device)
-        pads = torch.tensor([width - len(p) for p in self.prompts], device=device)
-        columns = torch.arange(width, device=device)
-        self.positions = (columns - pads[:, None]).clamp(min=0)  # [r, k] of every key
-        self.valid = columns >= pads[:, None]  # [r, k]
-        logits = self.forward(tokens, self.positions)
-        self.cache.batch_repeat_interleave(self.n)
-        self.positions = self.positions.repeat_interleave(self.n, 0)
-        self.valid = self.valid.repeat_interleave(self.n, 0)
-        return logits.repeat_interleave(self.n, 0)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits [r, v] after one more token [r] each."""
-        self.positions = torch.cat([self.positions, self.positions[:, -1:] + 1], 1)
-        self.valid = torch.cat([self.valid, torch.ones_like(self.valid[:, :1])], 1)
-        return self.forward(tokens[:, None], self.positions[:, -1:])
-
-    def keep(self, rows: Tensor) -> None:
-        """Let the others go: they have ended."""
-        self.cache.batch_select_indices(rows)
-        self.positions, self.valid = self.positions[rows], self.valid[rows]
-
-    def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        mask = attention_mask(self.policy.base, lambda window: self.allowed(positions, window))
-        out = self.policy.base.base_model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        )
-        states = out.last_hidden_state[:, -1]
-        if self.policy.own_head:
-            return self.head(states)
-        raise ValueError(f"{type(self.policy.base).__name__} shares prefixes, but its head cannot be applied by hand")
-
-    def allowed(self, positions: Tensor, window: int | None) -> Tensor:
-        """[r, q, k] for the last q columns; padding may see itself, so that no row of the softmax is empty."""
-        q, k = positions.shape[1], self.positions.shape[1]
-        distance = positions[:, :, None] - self.positions[:, None, :]
-        seen = self.valid[:, None, :] & (distance >= 0)
-        if window is not None:
-            seen = seen & (distance < window)
-        itself = torch.arange(k - q, k, device=seen.device)[:, None] == torch.arange(k, device=seen.device)
-        return seen | itself
-
-
-class Repeating:
-    """The plain path: every reply has its prompt to itself, prompts are of one length, the model makes its cache."""
-
-    def __init__(self, policy: LanguagePolicy, groups: list[list[Request]]) -> None:
-        self.policy = policy
-        self.prompts = [request.prompt.tokens for group in groups for request in group]
-        self.alive = torch.arange(len(self.prompts), device=policy.base.device)
-        self.cache: Any = None
-        self.seen = 0
-
-    def begin(self) -> Tensor:
-        """Logits [r, v] for each reply's first token."""
-        return self.forward(torch.tensor(self.prompts, device=self.policy.base.device))
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Logits [r, v] of those alive; rows that have ended stay in the batch, for caches of all kinds."""
-        every = torch.zeros(len(self.prompts), 1, dtype=torch.long, device=tokens.device)
-        every[self.alive, 0] = tokens
-        return self.forward(every)[self.alive]
-
-    def keep(self, rows: Tensor) -> None:
-        self.alive = self.alive[rows]
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        self.seen += tokens.shape[1]
-        mask = torch.ones(len(tokens), self.seen, dtype=torch.long, device=tokens.device)
-        out = self.policy.base(input_ids=tokens, attention_mask=mask, past_key_values=self.cache, use_cache=True)
-        self.cache = out.past_key_values
-        return out.logits[:, -1]  # type: ignore[no-any-return]
+def closed(going: Sequence[int]) -> list[int]:
+    """Those that go on, with the last of them in the places that have become free: few need to be moved."""
+    alive, last = set(going), reversed(going)
+    return [place if place in alive else next(last) for place in range(len(going))]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 BLOCK = 64
 
@@ -23,21 +24,21 @@ def row_keys(seed: int, version: int, prompt: Sequence[int], reply: int) -> tupl
 
 
 def uniforms(keys: Tensor, position: Tensor) -> Tensor:
-    """[r, k] in (0, 1) with 53 random bits, for rows of ``keys`` [r, 2] at each ``position`` [k], both int32."""
+    """[r, k] in (0, 1) with 53 random bits, for rows of ``keys`` [r, 2] at ``position`` [r or 1, k], both int32."""
     at = mixed(position + 1)  # the bijection leaves 0 where it is
     first, second = mixed(keys[:, :1] ^ at), mixed(keys[:, 1:] + at)
     high, low = mixed(first + second), mixed(second ^ mixed(first + 1))
     return ((high.double() + 2.0**31) * 2.0**21 + (low.double() + 2.0**31) * 2.0**-11 + 0.5) * 2.0**-53
 
 
-def drawn(logprobs: Tensor, uniform: Tensor) -> Tensor:
-    """[r] tokens, of ``logprobs`` [r, v] that need not sum to 1, by inverting the distribution function.
+def drawn(weights: Tensor, uniform: Tensor) -> Tensor:
+    """[r] tokens, of ``weights`` [r, v] that need not sum to 1, by inverting the distribution function.
 
     In two levels, first a block of tokens and then one of it, summed in double precision: a token of probability 1e-12
     is drawn as often as it should be, behind whatever came before it.
     """
-    r, v = logprobs.shape
-    p = torch.nn.functional.pad(logprobs.exp(), (0, -v % BLOCK)).view(r, -1, BLOCK)
+    r, v = weights.shape
+    p = (pad(weights, (0, -v % BLOCK)) if v % BLOCK else weights).view(r, -1, BLOCK)
     block, rest = inverted(p.sum(-1, dtype=torch.double), uniform)
     inside = p[torch.arange(r, device=p.device), block].double()
     token, _ = inverted(inside, rest / inside.sum(-1))

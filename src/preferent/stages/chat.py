@@ -114,10 +114,10 @@ def answered(speaker: Speaker, said: Messages, turn: int) -> str:
 
 def pieces(sampler: LocalSampler, prompt: Prompt) -> Iterator[str]:
     """A reply's text bit by bit; together they are the episode's text."""
-    groups = sampler.requests([prompt], 1)
+    ((row,),) = begun = sampler.begun([prompt], 1)
     text, shown = "", 0
-    for (row,) in sampler.growing(groups):
-        text = sampler.episode(groups[0][0], row).text
+    for _ in sampler.growing(sampler.queue(begun)):
+        text = sampler.episode(row).text
         ready = len(text) - pending(text, sampler.stop)
         if ready > shown and CUT not in text[shown:ready]:
             yield text[shown:ready]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -38,17 +37,13 @@ class Speaker:
         from preferent.types import Algorithm
 
         groups: dict[int, list[Episode]] = {}
-        # A step is a batch: its prompts come together, when the last of their replies has ended.
-        batches = self.sampler.chunks(self.sampler.requests(prompts, n))
 
         def steps() -> Algorithm:
-            drawn = self.sampler.drawn(prompts, n)
-            for batch in batches:
-                mine = dict(islice(drawn, len(batch)))
-                groups.update(mine)
-                yield {"tokens": float(sum(len(episode.tokens) for group in mine.values() for episode in group))}
+            for place, group in self.sampler.drawn(prompts, n):
+                groups[place] = group
+                yield {"tokens": float(sum(len(episode.tokens) for episode in group))}
 
-        for _ in shown(steps(), title=title, total=len(batches)):
+        for _ in shown(steps(), title=title, total=len(prompts)):
             pass
         return [groups[i] for i in range(len(prompts))]
 
