@@ -90,25 +90,25 @@ class Logprobs(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> Tensor:
         n, v = len(hidden), len(weight)
         keep = any(ctx.needs_input_grad[:2]) and n * v <= CHUNK
-        logp, sums = hidden.new_empty(n), hidden.new_empty(n)
+        logp = hidden.new_empty(n)
         kept = []
         for rows in some(n, v):
-            logp[rows], sums[rows], powers = exponentiated(hidden[rows], weight, targets[rows], factor)
+            logp[rows], probabilities = predicted(hidden[rows], weight, targets[rows], factor)
             if keep:
-                kept.append(powers)
-        ctx.save_for_backward(hidden, weight, targets, sums, *kept)
+                kept.append(probabilities)
+        ctx.save_for_backward(hidden, weight, targets, *kept)
         ctx.factor = factor
         return logp
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        hidden, weight, targets, sums, *kept = ctx.saved_tensors
+        hidden, weight, targets, *kept = ctx.saved_tensors
         of_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(weight.t()) if ctx.needs_input_grad[1] else None
         for i, rows in enumerate(some(len(hidden), len(weight))):
             states, tokens, pull = hidden[rows], targets[rows, None], grad[rows, None] * ctx.factor
-            powers = kept[i] if kept else exponentiated(states, weight, targets[rows], ctx.factor)[2]
-            of_logits = (powers * (-pull / sums[rows, None])).scatter_add_(1, tokens, pull)
+            probabilities = kept[i] if kept else predicted(states, weight, targets[rows], ctx.factor)[1]
+            of_logits = (probabilities * -pull).scatter_add_(1, tokens, pull)
             if of_hidden is not None:
                 of_hidden[rows] = times(of_logits, weight.t())
             if of_weight is not None:
@@ -116,15 +116,17 @@ class Logprobs(torch.autograd.Function):
         return of_hidden, None if of_weight is None else of_weight.t(), None, None
 
 
-def exponentiated(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """(log p of the targets [n], each row's sum of powers [n], the powers of e [n, v] to the logits less their top)."""
+def predicted(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """log p of the targets [n], and the probabilities [n, v] of all tokens, in the logits' own place.
+
+    The likeliest token's probability tells the sum of powers: no logarithm is taken of a number that has vanished.
+    """
     logits = times(hidden, weight)
     if factor != 1:
         logits.mul_(factor)
-    top = logits.amax(-1, keepdim=True)
-    chosen = logits.gather(1, targets[:, None]) - top
-    total = logits.sub_(top).exp_().sum(-1)
-    return chosen[:, 0] - total.log(), total, logits
+    below = logits.gather(1, targets[:, None]) - logits.amax(-1, keepdim=True)
+    probabilities = torch.softmax(logits, -1, out=logits)
+    return (below + probabilities.amax(-1, keepdim=True).log())[:, 0], probabilities
 
 
 def some(n: int, v: int) -> list[slice]:
