@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from preferent.models import head as heads
 from preferent.models.head import Head, token_logprobs
-from preferent.models.linear import Linear, fast_linear
+from preferent.models.linear import Linear, fast_linear, products
 from preferent.models.load import save_folder
 from tiny_models import tiny
 
@@ -38,6 +38,17 @@ def test_a_linear_map_and_its_gradients_are_those_of_pytorch(shape, inputs, outp
     x = torch.randn(*shape, inputs, requires_grad=True)
     ours, theirs = (pulled(lambda: each(x), x, *each.parameters()) for each in (fast, plain))  # noqa: B023
     close(ours, theirs)
+
+
+@pytest.mark.parametrize("biases", [(False, False), (True, True), (True, False)])
+@pytest.mark.parametrize("kind", [Linear, nn.Linear])
+@pytest.mark.parametrize("rows", [1, 5, 70])
+def test_a_product_for_several_layers_is_what_each_of_them_makes(biases, kind, rows):
+    torch.manual_seed(0)
+    layers = [kind(24, size, bias=bias) for size, bias in zip((32, 8), biases, strict=True)]
+    x = torch.randn(rows, 24)
+    with torch.no_grad():
+        close(products(layers)(x), [layer(x) for layer in layers])
 
 
 def test_only_what_wants_a_gradient_gets_one():
