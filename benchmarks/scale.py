@@ -50,7 +50,7 @@ from preferent.data.columns import parse
 from preferent.data.load import load_preferences
 from preferent.data.rows import BadRow
 from preferent.data.template import Template
-from preferent.models.linear import fast_linear
+from preferent.models.fast import fast
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.scratch import new_model, train_tokenizer
@@ -126,7 +126,7 @@ class Tokens:
 
 def policy_of(at: Point) -> LanguagePolicy:
     size = replace(speed_rows.SIZE, vocabulary=at.vocabulary, context=max(AXES["prompt"]) + max(AXES["reply"]))
-    model = fast_linear(new_model(Tokens(at.vocabulary), size, seed=1).eval())
+    model = fast(new_model(Tokens(at.vocabulary), size, seed=1).eval())
     return LanguagePolicy(model, sharing=can_share(model), own_head=can_use_own_head(model))
 
 

@@ -1,4 +1,4 @@
-"""The linear maps and the head that are done by hand, against PyTorch's own."""
+"""The linear maps, norms and the head that are done by hand, against PyTorch's own."""
 
 import copy
 
@@ -6,11 +6,15 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from preferent.models import head as heads
+from preferent.models.fast import fast
 from preferent.models.head import Head, token_logprobs
-from preferent.models.linear import Linear, fast_linear, products
+from preferent.models.linear import Linear, products
 from preferent.models.load import save_folder
+from preferent.models.norm import Norm
 from tiny_models import tiny
 
 
@@ -70,7 +74,7 @@ def test_other_numbers_than_fp32_go_the_usual_way():
 def test_a_model_keeps_its_parameters_names_and_folder(tmp_path):
     model = tiny("Qwen2")
     names = list(model.state_dict())
-    fast_linear(model)
+    fast(model)
     assert list(model.state_dict()) == names
     save_folder(model, None, tmp_path)
     again = type(model).from_pretrained(tmp_path)
@@ -100,3 +104,33 @@ def test_a_head_with_a_bias_or_a_cap_is_not_plain():
     assert not Head(nn.Linear(4, 6)).plain
     assert not Head(nn.Linear(4, 6, bias=False), cap=30.0).plain
     assert Head(nn.Linear(4, 6, bias=False)).plain
+
+
+# --- norms -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shape", [(5, 24), (2, 3, 4, 24)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_and_its_gradients_are_those_of_the_models_own(shape, dtype):
+    torch.manual_seed(0)
+    own = LlamaRMSNorm(24, eps=1e-5).to(dtype)
+    nn.init.normal_(own.weight)
+    ours = fast(copy.deepcopy(own))
+    assert type(ours) is Norm
+    x = (3 * torch.randn(shape)).to(dtype).requires_grad_()
+    said, expected = (pulled(lambda: each(x).float(), x, each.weight) for each in (ours, own))  # noqa: B023
+    if dtype == torch.float32:
+        close(said, expected)
+    else:
+        assert torch.equal(said[0], expected[0])
+
+
+def test_a_norm_of_frozen_weights_still_hands_the_gradient_on():
+    norm = fast(LlamaRMSNorm(8)).requires_grad_(False)
+    x = torch.randn(3, 8, requires_grad=True)
+    norm(x).sum().backward()
+    assert norm.weight.grad is None
+    assert x.grad.abs().sum() > 0
+
+
+def test_other_norms_stay_what_they_are():
+    others = [nn.LayerNorm(8), Gemma3RMSNorm(8), nn.RMSNorm(8)]
+    assert [type(fast(copy.deepcopy(norm))) for norm in others] == [type(norm) for norm in others]

@@ -7,7 +7,7 @@ from preferent.algorithms import dpo, grpo, sft
 from preferent.algorithms.rollouts import Rollouts
 from preferent.data.batches import replies
 from preferent.models import head, linear
-from preferent.models.linear import fast_linear
+from preferent.models.fast import fast
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share
 from preferent.models.recompute import recompute_layers
@@ -32,9 +32,9 @@ def plain(name):
 
 
 def quick(name):
-    """Trees or packed rows, the head in pieces and computed again, oneDNN's products, layers twice, many cuts."""
+    """Trees or packed rows, the head in pieces and computed again, products and norms by hand, layers twice, cuts."""
     model = tiny(name)
-    policy = LanguagePolicy(fast_linear(model), sharing=can_share(model))
+    policy = LanguagePolicy(fast(model), sharing=can_share(model))
     recompute_layers(policy)
     return policy, 40
 

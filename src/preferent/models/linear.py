@@ -29,15 +29,6 @@ def rounded(n: int) -> int:
     return -(-n // ROWS) * ROWS
 
 
-def fast_linear(model: Any) -> Any:
-    """The same model; its linear layers take the faster product where there is one."""
-    if FAST:
-        for module in model.modules():
-            if type(module) is nn.Linear:  # a subclass may do something else
-                module.__class__ = Linear
-    return model
-
-
 class Linear(nn.Linear):
     """``nn.Linear`` with the same parameters, in the same place."""
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from preferent.config import UsageError
 from preferent.models.device import DType, chosen_device
-from preferent.models.linear import fast_linear
+from preferent.models.fast import fast
 from preferent.models.policy import LanguageActorCritic, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.quantised import in_four_bits, quantised, unpacked
@@ -234,7 +234,7 @@ def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> 
         model = getattr(transformers, auto).from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
         )
-    return fast_linear(unpacked(without_dropout(model)).eval())
+    return fast(unpacked(without_dropout(model)).eval())
 
 
 def base_of(folder: str, adapter: Mapping[str, Any]) -> str:
