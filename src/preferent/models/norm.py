@@ -20,19 +20,26 @@ class Norm(nn.Module):
     variance_epsilon: float
 
     def forward(self, x: Tensor) -> Tensor:
-        alike = x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
-        if alike and torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
+        if not x.dtype == self.weight.dtype == torch.float32 or x.device.type != "cpu":
+            out: Tensor = self.weight * rms_norm(x.float(), x.shape[-1:], eps=self.variance_epsilon).to(x.dtype)
+            return out
+        if torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad):
             return Normed.apply(x, self.weight, self.variance_epsilon)  # type: ignore[no-any-return, no-untyped-call]
-        out: Tensor = self.weight * rms_norm(x.float(), x.shape[-1:], eps=self.variance_epsilon).to(x.dtype)
-        return out
+        return (x * inverse(x, self.variance_epsilon)).mul_(self.weight)
+
+
+def inverse(x: Tensor, epsilon: float) -> Tensor:
+    """1 / √(mean x² + ε) of each row [..., 1]."""
+    size: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return size.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
 
 
 class Normed(torch.autograd.Function):
-    """With s = 1 / √(mean x² + ε) for each row: x · s · w."""
+    """x · s · w, with s for the inverse."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, epsilon: float) -> Tensor:
-        s: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        s = inverse(x, epsilon)
         ctx.save_for_backward(x, w, s)
         return (x * s).mul_(w)
 
