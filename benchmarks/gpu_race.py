@@ -136,7 +136,7 @@ class Race:
             torch.manual_seed(0)
             made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         self.plain = copy.deepcopy(made).to(self.device).eval()
-        model = fast_linear(without_dropout(made).eval())
+        model = fast_linear(without_dropout(made).eval()).to(self.device)
         sharing, own_head = can_share(model), can_use_own_head(model)
         self.policy = LanguagePolicy(model, sharing=sharing, own_head=own_head).to(self.device).eval()
         self.report.details["path"] = {"sharing": sharing, "own head": own_head, "tree": self.policy.branching}
