@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from subprocess import SubprocessError
 from typing import Any
 
 import torch
@@ -165,13 +164,3 @@ def dense(tree: Tree, n: int) -> Tensor:
         block = torch.ones(at.stop - at.start, keys.stop - keys.start, dtype=torch.bool)
         mask[at, keys] = block.tril() if causal else block
     return mask
-
-
-def failures() -> tuple[type[BaseException], ...]:
-    """What compiling may raise beside PyTorch's own errors: of Triton, of a compiler it calls, of what is missing."""
-    found = (AssertionError, ImportError, OSError, SubprocessError)
-    try:
-        from triton.errors import TritonError
-    except ImportError:
-        return found
-    return (*found, TritonError)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from preferent.models import flex
 from preferent.models.attention import DEVICES, TREE
+from preferent.models.compiled import failures, reason_of
 from preferent.models.forward import FULL, SLIDING, Backbone
 from preferent.models.head import head_of
 from preferent.models.plan import unshared
@@ -50,7 +51,7 @@ def can_branch(model: Any) -> bool:
         if difference(model, None) <= tolerance(model) and (not compiled or flex.agrees(config, model.device)):
             return True
         why = "it says something else"
-    except REFUSALS + flex.failures() as refused:
+    except REFUSALS + failures() as refused:
         why = reason_of(refused)
     model.set_attn_implementation("sdpa")
     if compiled:
@@ -103,11 +104,6 @@ def difference(model: nn.Module, window: int | None) -> float:
             plan = trunk.plan(x)
             hidden.append(trunk.hidden(plan)[plan.states])
     return relative(*hidden)
-
-
-def reason_of(error: BaseException) -> str:
-    """On one line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
 def relative(a: Tensor, b: Tensor) -> float:
