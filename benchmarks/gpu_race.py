@@ -139,7 +139,9 @@ class Race:
         model = fast_linear(without_dropout(made).eval()).to(self.device)
         sharing, own_head = can_share(model), can_use_own_head(model)
         self.policy = LanguagePolicy(model, sharing=sharing, own_head=own_head).to(self.device).eval()
-        self.report.details["path"] = {"sharing": sharing, "own head": own_head, "tree": self.policy.branching}
+        path = {"sharing": sharing, "own head": own_head, "tree": self.policy.branching}
+        self.report.details["path"] = path
+        print(", ".join(f"{name}: {value}" for name, value in path.items()), flush=True)
 
     def half(self) -> LanguagePolicy:
         """A copy for sampling. Parameters alone change: the frequencies of positions stay in fp32."""

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from torch.nn.attention.flex_attention import create_block_mask
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from preferent.models import flex, forward
+from preferent.models import flex
 from preferent.models import plan as plans
 from preferent.models.attention import TREE, TreeAttention, attention
 from preferent.models.linear import rounded
@@ -121,7 +121,8 @@ def test_a_cpu_reads_few_tokens_at_a_time():
 
 @pytest.fixture
 def formula(monkeypatch):
-    """FlexAttention on a CPU, where it is the formula, with gradients, which it refuses to a CPU otherwise."""
+    """A GPU's way on a CPU, where FlexAttention is a formula; it refuses gradients to a CPU otherwise."""
+    monkeypatch.setattr(plans, "in_blocks", lambda _: True)
     monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
     monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
 
@@ -178,7 +179,7 @@ def test_a_gpu_reads_rows_of_few_lengths():
 def test_a_kernel_is_trusted_when_it_agrees_with_a_mask_and_only_then(formula, monkeypatch):
     config = tiny("Qwen2").config
     assert flex.agrees(config, CPU)
-    monkeypatch.setattr(flex, "kernel", lambda _: partial(wrong, torch.nn.attention.flex_attention.flex_attention))
+    monkeypatch.setattr(flex, "kernel", lambda _: partial(wrong, flex_attention))
     assert not flex.agrees(config, CPU)
 
 
@@ -188,6 +189,10 @@ def wrong(kernel, query, key, value, **rest):
     return out + 0.1 * (query - query.detach())
 
 
+def missing(*_, **__):
+    raise torch._dynamo.exc.BackendCompilerFailed(missing, RuntimeError("Cannot find a working triton"), None)
+
+
 def test_the_mask_that_a_kernel_is_tried_with_is_that_of_a_plan():
     plan = flat(replies([(300, [200, 170, 90]), (100, [30])]))
     assert plan.tree == flex.TRIED
@@ -195,18 +200,35 @@ def test_the_mask_that_a_kernel_is_tried_with_is_that_of_a_plan():
     assert torch.equal(flex.dense(plan.tree, WIDE)[:n, :n], plan.allowed()[0, :n, :n])
 
 
-def test_a_model_on_a_gpu_is_given_blocks_and_says_the_same(formula, monkeypatch):
+def test_a_model_on_a_gpu_is_given_blocks_and_says_the_same(request):
     """The way from a plan through a model's layers to the kernel, on a CPU."""
     model = tiny("Qwen2")
     assert can_share(model)
-    x = random_replies(model)
-    policy = LanguagePolicy(model, sharing=True)
-    ours = policy.read(x).logprobs
-    monkeypatch.setattr(forward, "followed", lambda tree, tokens: flex.followed(tree, tokens.shape[1], tokens.device))
-    monkeypatch.setattr(plans, "row_length", lambda n, _: rounded(n, WIDE))
-    theirs = policy.read(x).logprobs
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-4)
-    grads = []
-    for said in (ours, theirs):
-        grads.append(torch.autograd.grad(said.sum(), list(model.parameters())))
-    torch.testing.assert_close(*grads, atol=1e-4, rtol=1e-3)
+    x, policy = random_replies(model), LanguagePolicy(model, sharing=True)
+    told = [policy.read(x).logprobs]
+    request.getfixturevalue("formula")
+    assert can_share(model)
+    assert policy.plan(x).tokens.shape == (1, WIDE)
+    told.append(policy.read(x).logprobs)
+    torch.testing.assert_close(*told, atol=1e-5, rtol=1e-4)
+    pulled = (torch.autograd.grad(said.sum(), list(model.parameters())) for said in told)
+    torch.testing.assert_close(*pulled, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"),
+    [
+        (partial(wrong, flex_attention), "it says something else"),
+        (missing, "BackendCompilerFailed: backend='missing' raised: RuntimeError: Cannot find a working triton"),
+    ],
+)
+def test_where_the_kernel_fails_or_errs_there_are_masks_and_one_line_that_says_so(
+    formula, monkeypatch, caplog, kernel, why
+):
+    monkeypatch.setattr(flex, "kernel", lambda _: kernel)
+    model = tiny("Qwen2")
+    assert can_share(model)
+    assert not LanguagePolicy(model, sharing=True).branching
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("preferent")] == [
+        f"Qwen2ForCausalLM attends under masks, not with the kernel for trees: {why}."
+    ]

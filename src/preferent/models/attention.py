@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from preferent.models import flex
+from preferent.models import flex, plan
 from preferent.models.plan import Block, Tree
 
 TREE = "tree"  # the name under which Hugging Face models find it
@@ -63,7 +63,7 @@ def attention(
 
 def followed(tree: Tree, tokens: Tensor) -> Tree | BlockMask:
     """What ``attention`` is given of the tree over a row of tokens, on their device: made once for all layers."""
-    return tree if tokens.device.type == "cpu" else flex.followed(tree, tokens.shape[1], tokens.device)
+    return flex.followed(tree, tokens.shape[1], tokens.device) if plan.in_blocks(tokens.device) else tree
 
 
 AttentionInterface.register(TREE, attention)

@@ -114,8 +114,8 @@ def counted(start: Tensor, stop: Tensor) -> Tensor:
     n = len(start)
     change = torch.zeros(n // BLOCK, n // BLOCK + 1, dtype=torch.int32, device=start.device)
     row, one = torch.arange(n, device=start.device) // BLOCK, torch.ones_like(start)
-    change.index_put_((row, start), one, accumulate=True)
-    change.index_put_((row, stop.maximum(start)), -one, accumulate=True)
+    change.index_put_((row, start.long()), one, accumulate=True)
+    change.index_put_((row, stop.maximum(start).long()), -one, accumulate=True)
     return change.cumsum(1)[:, :-1]
 
 

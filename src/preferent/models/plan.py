@@ -18,7 +18,7 @@ from preferent.models.linear import ROWS, rounded
 from preferent.types import Replies
 
 NOWHERE = -1  # the group of padding
-WIDE = 1024  # what lengths of a flat plan's row are multiples of where a compiled kernel reads it
+WIDE = 1024  # what the length of a flat plan's row is a multiple of where a compiled kernel reads it
 
 
 def token_budget(device: torch.device) -> int:
@@ -26,13 +26,18 @@ def token_budget(device: torch.device) -> int:
     return 2048 if device.type == "cpu" else 16_384
 
 
+def in_blocks(device: torch.device) -> bool:
+    """Whether attention along a tree is there a compiled kernel's, over blocks of tokens (``flex``)."""
+    return device.type != "cpu"
+
+
 def row_length(tokens: int, device: torch.device) -> int:
     """That of the one row of a flat plan.
 
-    Off a CPU it has few values, so that memory given back fits again, and a kernel for blocks of many tokens has at
-    least two blocks, and no rest: what is compiled for any length would be compiled once more for those.
+    For a compiled kernel it has few values, so that memory given back fits again, and holds several blocks and no
+    rest: what is compiled for any length would be compiled once more for one block.
     """
-    return rounded(tokens, ROWS if device.type == "cpu" else WIDE)
+    return rounded(tokens, WIDE if in_blocks(device) else ROWS)
 
 
 class Block(NamedTuple):

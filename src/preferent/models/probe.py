@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from preferent.models import flex
+from preferent.models import plan as plans
 from preferent.models.attention import DEVICES, TREE
 from preferent.models.compiled import failures, reason_of
 from preferent.models.forward import FULL, SLIDING, Backbone
@@ -45,7 +46,7 @@ def can_branch(model: Any) -> bool:
         return False
     if set(getattr(config, "layer_types", None) or ()) - {FULL}:
         return False
-    compiled = model.device.type != "cpu"
+    compiled = plans.in_blocks(model.device)
     model.set_attn_implementation(TREE)
     try:
         if difference(model, None) <= tolerance(model) and (not compiled or flex.agrees(config, model.device)):
