@@ -307,11 +307,11 @@ def measured(bench: Bench) -> None:
     report.section("rates", bench.measure)
     for kind in ("sft", "dpo", "grpo"):
         report.section(f"{kind}, update", partial(bench.training, kind))
+    report.section("dpo, reference remembered", partial(bench.training, "dpo", remembered=True))
     report.section("sampling, groups", partial(bench.sampling, count, each))
     report.section("sampling, single replies", partial(bench.sampling, count * each, 1))
     if bench.bf16:
         report.section("sampling, from fp32 weights", partial(bench.sampling, count, each, wide=True), wanted=False)
-    report.section("dpo, reference remembered", partial(bench.training, "dpo", remembered=True))
     report.section("grpo, whole step", bench.whole, needs=60, wanted=False)
     if importlib.util.find_spec("trl") is None:
         report.details["TRL"] = "not installed: nothing is compared"

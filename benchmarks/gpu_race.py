@@ -136,10 +136,12 @@ class Race:
             torch.manual_seed(0)
             made = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         self.plain = copy.deepcopy(made).to(self.device).eval()
-        model = fast(without_dropout(made).eval())
+        model = fast(without_dropout(made).eval()).to(self.device)
         sharing, own_head = can_share(model), can_use_own_head(model)
         self.policy = LanguagePolicy(model, sharing=sharing, own_head=own_head).to(self.device).eval()
-        self.report.details["path"] = {"sharing": sharing, "own head": own_head, "tree": self.policy.branching}
+        path = {"sharing": sharing, "own head": own_head, "tree": self.policy.branching}
+        self.report.details["path"] = path
+        print(", ".join(f"{name}: {value}" for name, value in path.items()), flush=True)
 
     def half(self) -> LanguagePolicy:
         """A copy for sampling. Parameters alone change: the frequencies of positions stay in fp32."""
@@ -237,7 +239,7 @@ class Race:
         products()
         self.rates["products"] = floor.rate(sum(6.0 * m * a * b for m, a, b in maps), products)
         made.clear()
-        block = torch.zeros(1 << (28 if self.bf16 else 22), device=self.device)
+        block = torch.randn(1 << (28 if self.bf16 else 22), device=self.device)
         into = torch.empty_like(block)
 
         def copied() -> None:

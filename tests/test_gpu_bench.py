@@ -45,6 +45,29 @@ def test_the_benchmark_runs_on_a_cpu_and_both_sides_say_the_same(tmp_path):
     assert all(rows[f"sampling {job}: share of the copy bandwidth"]["value"] > 0 for job in ("2 × 4", "8 × 1"))
 
 
+@pytest.mark.slow
+def test_the_lines_that_are_for_a_gpus_precision_run_on_a_cpu_too(races, monkeypatch):
+    """bf16 over fp32 weights, sampling from a copy in bf16, and blocks of keys in place of a tree."""
+    import gpu
+
+    from preferent.models import plan
+
+    monkeypatch.setattr(plan, "in_blocks", lambda _: True)
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+    report = races.Report(judged=False, until=time.perf_counter() + 600)
+    bench = gpu.Bench(races.SIZES["tiny"], races.torch.device("cpu"), 1, report)
+    bench.load()
+    bench.bf16, bench.rates = True, {"products": 1e9, "copying": 1e9}
+    report.section("check", bench.check)
+    for kind in ("sft", "dpo", "grpo"):
+        report.section(kind, gpu.partial(bench.training, kind))
+    report.section("sampling", gpu.partial(bench.sampling, 2, 2))
+    report.section("whole", bench.whole)
+    assert not [name for name, each in report.details.items() if "failed" in each], report.details
+    assert not [row for row in report.rows if row["verdict"] == "FAIL"], report.rows
+
+
 def test_where_there_is_no_such_gpu_the_benchmark_says_so(races, monkeypatch):
     import gpu
 

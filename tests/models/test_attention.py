@@ -1,19 +1,26 @@
 """Attention that follows a tree, against the same scores under a dense mask."""
 
+from functools import partial
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+from preferent.models import flex
+from preferent.models import plan as plans
 from preferent.models.attention import TREE, TreeAttention, attention
 from preferent.models.linear import rounded
 from preferent.models.load import save_folder
-from preferent.models.plan import flat, token_budget
-from preferent.models.probe import can_share
+from preferent.models.plan import WIDE, flat, row_length, token_budget
+from preferent.models.policy import LanguagePolicy
+from preferent.models.probe import can_share, random_replies
 from preferent.types import Replies
 from tiny_models import tiny
 
+CPU = torch.device("cpu")
 GROUPS = st.lists(
     st.tuples(st.integers(1, 9), st.lists(st.integers(0, 7), min_size=1, max_size=5)), min_size=1, max_size=4
 )
@@ -110,3 +117,118 @@ def test_generate_of_a_model_that_can_branch_is_what_it_was():
 
 def test_a_cpu_reads_few_tokens_at_a_time():
     assert token_budget(torch.device("cpu")) < token_budget(torch.device("cuda"))
+
+
+@pytest.fixture
+def formula(monkeypatch):
+    """A GPU's way on a CPU, where FlexAttention is a formula; it refuses gradients to a CPU otherwise."""
+    monkeypatch.setattr(plans, "in_blocks", lambda _: True)
+    monkeypatch.setattr("torch.nn.attention.flex_attention._validate_device", lambda *_: None)
+    monkeypatch.setattr("torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
+LONG = st.lists(
+    st.tuples(st.integers(1, 300), st.lists(st.integers(0, 200), min_size=1, max_size=4)), min_size=1, max_size=3
+)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(groups=GROUPS, few=st.sampled_from([1, 2, 4]))
+def test_the_kernel_of_a_gpu_says_what_the_tree_says_and_pulls_back_alike(formula, groups, few):
+    tree = flat(replies(groups)).tree
+    q, k, v = drawn(WIDE, 4, few)
+    ours, flexed = TreeAttention.apply(q, k, v, tree, 0.3), flex.attended(q, k, v, flex.followed(tree, WIDE, CPU), 0.3)
+    real = slice(0, tree.tokens)
+    assert flexed.isfinite().all()
+    torch.testing.assert_close(flexed[:, :, real], ours[:, :, real])
+    pull = torch.randn(ours.shape, generator=torch.Generator().manual_seed(1), dtype=ours.dtype)
+    pull[:, :, tree.tokens :] = 0
+    found, expected = (torch.autograd.grad(out, (q, k, v), pull) for out in (flexed, ours))
+    torch.testing.assert_close(found, expected)
+
+
+@settings(max_examples=15, deadline=None)
+@given(groups=LONG)
+def test_the_blocks_that_a_gpu_reads_are_those_in_which_something_is_seen(groups):
+    """Against PyTorch's own search through every pair of tokens."""
+    tree = flat(replies(groups)).tree
+    n = rounded(tree.tokens, WIDE)
+    blocks = flex.followed(tree, n, CPU)
+    found = create_block_mask(blocks.mask_mod, None, None, n, n, device="cpu")
+    assert torch.equal(blocks.to_dense(), found.to_dense())
+    for name in ("kv_num_blocks", "full_kv_num_blocks", "q_num_blocks", "full_q_num_blocks"):
+        assert torch.equal(getattr(blocks, name), getattr(found, name))
+    for name in ("full_kv", "full_q"):
+        assert listed(blocks, name) == listed(found, name)
+
+
+def listed(blocks, name):
+    """Which blocks are read: behind them, the order means nothing."""
+    counts, places = (getattr(blocks, f"{name}_{each}")[0, 0].tolist() for each in ("num_blocks", "indices"))
+    return [sorted(row[:n]) for n, row in zip(counts, places, strict=True)]
+
+
+def test_a_gpu_reads_rows_of_few_lengths():
+    """And never one block alone, for which the kernel would be compiled anew."""
+    gpu = torch.device("cuda")
+    lengths = {row_length(n, gpu) for n in range(1, 16_385)}
+    assert lengths == {1024 * i for i in range(1, 17)}
+    assert min(lengths) > flex.BLOCK
+
+
+def test_a_kernel_is_trusted_when_it_agrees_with_a_mask_and_only_then(formula, monkeypatch):
+    config = tiny("Qwen2").config
+    assert flex.agrees(config, CPU)
+    monkeypatch.setattr(flex, "kernel", lambda _: partial(wrong, flex_attention))
+    assert not flex.agrees(config, CPU)
+
+
+def wrong(kernel, query, key, value, **rest):
+    """Right values, and a gradient that is not theirs."""
+    out = kernel(query, key, value, **rest)
+    return out + 0.1 * (query - query.detach())
+
+
+def missing(*_, **__):
+    raise torch._dynamo.exc.BackendCompilerFailed(missing, RuntimeError("Cannot find a working triton"), None)
+
+
+def test_the_mask_that_a_kernel_is_tried_with_is_that_of_a_plan():
+    plan = flat(replies([(300, [200, 170, 90]), (100, [30])]))
+    assert plan.tree == flex.TRIED
+    n = plan.tree.tokens
+    assert torch.equal(flex.dense(plan.tree, WIDE)[:n, :n], plan.allowed()[0, :n, :n])
+
+
+def test_a_model_on_a_gpu_is_given_blocks_and_says_the_same(request):
+    """The way from a plan through a model's layers to the kernel, on a CPU."""
+    model = tiny("Qwen2")
+    assert can_share(model)
+    x, policy = random_replies(model), LanguagePolicy(model, sharing=True)
+    told = [policy.read(x).logprobs]
+    request.getfixturevalue("formula")
+    assert can_share(model)
+    assert policy.plan(x).tokens.shape == (1, WIDE)
+    told.append(policy.read(x).logprobs)
+    torch.testing.assert_close(*told, atol=1e-5, rtol=1e-4)
+    pulled = (torch.autograd.grad(said.sum(), list(model.parameters())) for said in told)
+    torch.testing.assert_close(*pulled, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "why"),
+    [
+        (partial(wrong, flex_attention), "it says something else"),
+        (missing, "BackendCompilerFailed: backend='missing' raised: RuntimeError: Cannot find a working triton"),
+    ],
+)
+def test_where_the_kernel_fails_or_errs_there_are_masks_and_one_line_that_says_so(
+    formula, monkeypatch, caplog, kernel, why
+):
+    monkeypatch.setattr(flex, "kernel", lambda _: kernel)
+    model = tiny("Qwen2")
+    assert can_share(model)
+    assert not LanguagePolicy(model, sharing=True).branching
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("preferent")] == [
+        f"Qwen2ForCausalLM attends under masks, not with the kernel for trees: {why}."
+    ]

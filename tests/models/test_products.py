@@ -10,6 +10,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from preferent.models import head as heads
+from preferent.models.compiled import Fused
 from preferent.models.fast import fast
 from preferent.models.head import Head, token_logprobs
 from preferent.models.linear import Linear, products
@@ -104,6 +105,67 @@ def test_a_head_with_a_bias_or_a_cap_is_not_plain():
     assert not Head(nn.Linear(4, 6)).plain
     assert not Head(nn.Linear(4, 6, bias=False), cap=30.0).plain
     assert Head(nn.Linear(4, 6, bias=False)).plain
+
+
+def test_under_autocast_a_heads_gradients_are_nearer_to_fp32_than_autograds(monkeypatch):
+    """Over many pieces: autograd sums the weight's gradient in bf16. What is said of tokens is as near as before."""
+    monkeypatch.setattr(heads, "CHUNK", 64)  # 64 rows at a time
+    torch.manual_seed(0)
+    linear = nn.Linear(32, 300, bias=False)
+    hidden, targets = torch.randn(64 * 40, 32, requires_grad=True), torch.randint(300, (64 * 40,))
+
+    def read(head):
+        return pulled(lambda: token_logprobs(head, hidden, targets, vocabulary=300)[0], hidden, linear.weight)
+
+    exact = read(Head(linear))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = read(Head(linear)), read(linear)  # the module itself is none that can be done by hand
+    said, of_hidden, of_weight = (
+        ((a - c).norm() / (b - c).norm()).item() for a, b, c in zip(ours, theirs, exact, strict=True)
+    )
+    assert said == pytest.approx(1, abs=0.05)
+    assert of_hidden < 1.05
+    assert of_weight < 0.7
+    assert [x.dtype for x in ours] == [torch.float32] * 3
+
+
+@pytest.mark.parametrize(("factor", "temperature"), [(1.0, 1.0), (0.5, 0.7)])
+def test_under_autocast_scale_and_temperature_are_heeded(factor, temperature):
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 37, bias=False)
+    hidden, targets = torch.randn(130, 8, requires_grad=True), torch.randint(37, (130,))
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = pulled(
+            lambda: token_logprobs(Head(linear, factor), hidden, targets, vocabulary=37, temperature=temperature)[0],
+            hidden, linear.weight,
+        )  # fmt: skip
+    theirs = pulled(
+        lambda: -cross_entropy(linear(hidden) * factor / temperature, targets, reduction="none"), hidden, linear.weight
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() < 0.02 * b.norm()
+
+
+def test_what_cannot_be_compiled_is_computed_as_it_is_and_said_once(caplog):
+    def refuse(_):
+        raise torch._dynamo.exc.BackendCompilerFailed(refuse, RuntimeError("Cannot find a working triton"), None)
+
+    double = Fused(lambda x: 2 * x)
+    double.compiled = refuse
+    elsewhere = torch.ones(2, device="meta")  # any device but a CPU
+    assert [double(elsewhere).shape for _ in range(2)] == [(2,)] * 2
+    assert [r.getMessage().count("working triton") for r in caplog.records] == [1]
+
+
+def test_memory_that_runs_out_is_no_reason_not_to_compile():
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    double = Fused(lambda x: 2 * x)
+    double.compiled = full
+    with pytest.raises(torch.OutOfMemoryError):
+        double(torch.ones(2, device="meta"))
+    assert double.compiled is full
 
 
 # --- norms -------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Attention over prompts and the replies that branch off them, without a mask and without a copy of a prompt's keys.
 
-A branch's token sees its prompt and its own past. The two are attended to apart, where they lie, and put together by
-the logarithms of their weights' sums, as blocks of keys are in Dao et al. 2022 (FlashAttention): no score is computed
-only to be masked. ``Plan.tree`` says which tokens are which.
+A branch's token sees its prompt and its own past. On a CPU the two are attended to apart, where they lie, and put
+together by the logarithms of their weights' sums, as blocks of keys are in Dao et al. 2022 (FlashAttention): no score
+is computed only to be masked. Elsewhere one kernel skips what is not seen (``flex``). ``Plan.tree`` says which tokens
+are which.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from preferent.models import flex, plan
 from preferent.models.plan import Block, Tree
 
 TREE = "tree"  # the name under which Hugging Face models find it
-DEVICES = ("cpu",)  # with a kernel that tells the logarithms of its sums and takes sequences of any two lengths
+DEVICES = ("cpu", "cuda")  # with a kernel that follows trees
 KNOWN = {"position_ids", "use_cache", "is_causal", "output_attentions", "cache_position", "output_hidden_states"}
 forward_of, backward_of = (
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu,
@@ -36,7 +39,7 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     *,
-    tree: Tree | None = None,
+    tree: Tree | BlockMask | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
     """What a Hugging Face layer calls: [1, n, h, d] of queries [1, h, n, d]; without a tree, SDPA with its mask."""
@@ -50,8 +53,17 @@ def attention(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     # Under autocast the layer's own operations leave queries and keys in fp32, as SDPA would find them.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    out: Tensor = TreeAttention.apply(query, key, value, tree, scale)  # type: ignore[no-untyped-call]
+    out: Tensor
+    if isinstance(tree, BlockMask):
+        out = flex.attended(query, key, value, tree, scale)
+    else:
+        out = TreeAttention.apply(query, key, value, tree, scale)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None
+
+
+def followed(tree: Tree, tokens: Tensor) -> Tree | BlockMask:
+    """What ``attention`` is given of the tree over a row of tokens, on their device: made once for all layers."""
+    return flex.followed(tree, tokens.shape[1], tokens.device) if plan.in_blocks(tokens.device) else tree
 
 
 AttentionInterface.register(TREE, attention)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preferent.models.attention import DEVICES, TREE
+from preferent.models.attention import DEVICES, TREE, followed
 from preferent.models.plan import NOWHERE, Plan, flat, shared, unshared
 from preferent.types import Replies
 
@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         given = {"input_ids": plan.tokens, "position_ids": plan.positions, "use_cache": False}
         if plan.tree is not None:
             nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=plan.tokens.device)  # or the model makes a mask
-            return {**given, "attention_mask": nothing, "tree": plan.tree}
+            return {**given, "attention_mask": nothing, "tree": followed(plan.tree, plan.tokens)}
         return {**given, "attention_mask": attention_mask(self.base, plan.allowed)}
 
     def hidden(self, plan: Plan) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.utils.checkpoint import checkpoint
 
+from preferent.models.compiled import Fused
 from preferent.models.linear import ROWS, Linear, rounded, times
 
 CHUNK = 1 << 24  # logits held at a time on a CPU: 64 MiB in fp32
@@ -58,8 +59,10 @@ def token_logprobs(
     """
     n = len(hidden)
     hidden, targets = pad(hidden, (0, 0, 0, rounded(n) - n)), pad(targets, (0, rounded(n) - n))
-    if isinstance(head, Head) and head.plain and not entropy and not torch.is_autocast_enabled(hidden.device.type):
-        logp: Tensor = Logprobs.apply(hidden, head.linear.weight, targets, head.factor / temperature)  # type: ignore[no-untyped-call]
+    if isinstance(head, Head) and head.plain and not entropy:
+        half = torch.is_autocast_enabled(hidden.device.type)
+        by_hand: Any = HalfLogprobs if half else Logprobs
+        logp: Tensor = by_hand.apply(hidden, head.linear.weight, targets, head.factor / temperature)
         return logp[:n], None
 
     def read(states: Tensor, tokens: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ def token_logprobs(
         scores = logits.log_softmax(-1)
         return torch.stack([logp, -(scores.exp() * scores).sum(-1)])
 
-    size = at_a_time(CHUNK if hidden.device.type == "cpu" else WIDER * CHUNK, vocabulary)
+    size = chunk(hidden, vocabulary)
     if len(hidden) <= size:
         both = read(hidden, targets)
     else:
@@ -129,9 +132,65 @@ def predicted(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) ->
     return (below + probabilities.amax(-1, keepdim=True).log())[:, 0], probabilities
 
 
+class HalfLogprobs(torch.autograd.Function):
+    """The same under autocast: logits and their gradient are in its precision, all that is summed in fp32.
+
+    So is the weight's gradient over all chunks, which autograd sums in the precision of one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) -> Tensor:
+        states = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        matrix, each = weight.to(states.dtype), chunk(hidden, len(weight))
+        logp, sums = (torch.empty_like(targets, dtype=torch.float32) for _ in range(2))
+        for rows in split(len(states), each):
+            logp[rows], sums[rows] = told(states[rows] @ matrix.t(), targets[rows], factor)
+        ctx.save_for_backward(states, weight, targets, sums)
+        ctx.factor, ctx.dtype = factor, hidden.dtype
+        return logp
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        states, weight, targets, sums = ctx.saved_tensors
+        matrix, each = weight.to(states.dtype), chunk(states, len(weight))
+        of_hidden = torch.empty_like(states, dtype=ctx.dtype) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for rows in split(len(states), each):
+            of_logits = pulled(states[rows] @ matrix.t(), targets[rows], sums[rows], grad[rows], ctx.factor)
+            if of_hidden is not None:
+                of_hidden[rows] = of_logits @ matrix
+            if of_weight is not None:
+                of_weight += of_logits.t() @ states[rows]
+        return of_hidden, of_weight, None, None
+
+
+@Fused
+def told(logits: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """In fp32: log p of the targets [n], and the logarithm of each row's sum of powers [n]."""
+    scores = logits.float() * factor
+    sums = scores.logsumexp(-1)
+    return scores.gather(1, targets[:, None])[:, 0] - sums, sums
+
+
+@Fused
+def pulled(logits: Tensor, targets: Tensor, sums: Tensor, grad: Tensor, factor: float) -> Tensor:
+    """The gradient [n, v] of the logits, in their precision, from that [n] of the targets' log p."""
+    share = (logits.float() * factor - sums[:, None]).exp()
+    chosen = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    return ((chosen.float() - share) * (grad[:, None] * factor)).to(logits.dtype)
+
+
+def chunk(hidden: Tensor, vocabulary: int) -> int:
+    """Rows whose logits are held at a time."""
+    return at_a_time(CHUNK if hidden.device.type == "cpu" else WIDER * CHUNK, vocabulary)
+
+
 def some(n: int, v: int) -> list[slice]:
     """Rows whose logits stay in the cache."""
-    size = at_a_time(CACHED, v)
+    return split(n, at_a_time(CACHED, v))
+
+
+def split(n: int, size: int) -> list[slice]:
     return [slice(i, min(n, i + size)) for i in range(0, n, size)]
 
 

@@ -24,9 +24,9 @@ FAST = (
 )
 
 
-def rounded(n: int) -> int:
-    """The next multiple of ``ROWS``."""
-    return -(-n // ROWS) * ROWS
+def rounded(n: int, to: int = ROWS) -> int:
+    """The next multiple."""
+    return -(-n // to) * to
 
 
 class Linear(nn.Linear):

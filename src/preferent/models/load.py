@@ -49,6 +49,7 @@ def load_policy(
     folder = found_policy(name, trust_remote_code=trust_remote_code)
     extra = quantised(folder, lora=lora, device=device, dtype=four_bits)
     model = loaded("AutoModelForCausalLM", folder, trust_remote_code=trust_remote_code, **extra)
+    nn.Module.to(model, chosen_device(device))  # what a model can do is asked where it will do it
     sharing, own_head = can_share(model), can_use_own_head(model)
     if lora:
         model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed)
@@ -91,6 +92,7 @@ def load_scorer(
     model.config.pad_token_id = padding(tokenizer, model.config.get_text_config().vocab_size)
     if model.config.pad_token_id in tokenizer.all_special_ids:  # else it would cut words in two
         tokenizer.pad_token_id = model.config.pad_token_id
+    nn.Module.to(model, chosen_device(device))
     sharing = can_share(model)
     if lora:
         adapter = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}

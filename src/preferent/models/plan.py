@@ -14,15 +14,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from preferent.models.linear import rounded
+from preferent.models.linear import ROWS, rounded
 from preferent.types import Replies
 
 NOWHERE = -1  # the group of padding
+WIDE = 1024  # what the length of a flat plan's row is a multiple of where a compiled kernel reads it
 
 
 def token_budget(device: torch.device) -> int:
     """Tokens in one forward pass where nobody says: on a CPU so few that a layer's activations stay in its cache."""
     return 2048 if device.type == "cpu" else 16_384
+
+
+def in_blocks(device: torch.device) -> bool:
+    """Whether attention along a tree is there a compiled kernel's, over blocks of tokens (``flex``)."""
+    return device.type != "cpu"
+
+
+def row_length(tokens: int, device: torch.device) -> int:
+    """That of the one row of a flat plan.
+
+    For a compiled kernel it has few values, so that memory given back fits again, and holds several blocks and no
+    rest: what is compiled for any length would be compiled once more for one block.
+    """
+    return rounded(tokens, WIDE if in_blocks(device) else ROWS)
 
 
 class Block(NamedTuple):
@@ -57,10 +72,13 @@ class Plan:
     def allowed(self, window: int | None = None) -> Tensor:
         """[n, w, w] bool: may the query token see the key token; ``window`` is measured in positions."""
         query, key = (slice(None), slice(None), None), (slice(None), None, slice(None))
-        distance = self.positions[query] - self.positions[key]
-        own = (self.branch[key] == 0) | (self.branch[key] == self.branch[query])
-        seen = (self.group[query] == self.group[key]) & own & (distance >= 0)
-        return seen if window is None else seen & (distance < window)
+        seen = self.branch[key] == self.branch[query]  # comparisons in place: each takes a byte, a difference eight
+        seen |= self.branch[key] == 0
+        seen &= self.group[query] == self.group[key]
+        seen &= self.positions[query] >= self.positions[key]
+        if window is not None:
+            seen &= self.positions[query] < self.positions[key] + window
+        return seen
 
 
 def shared(x: Replies, *, hidden_size: int) -> Plan:
@@ -111,9 +129,8 @@ def flat(x: Replies) -> Plan:
         at += size
     tree = Tree(runs(trunks, 0), runs([lengths[r] for r in others], n), tuple(across), places[-1])
     device = x.tokens.device
-    return laid_out(
-        x, torch.tensor(start, device=device), torch.tensor(reply_start, device=device), 1, rounded(places[-1]), tree
-    )
+    width = row_length(places[-1], device)
+    return laid_out(x, torch.tensor(start, device=device), torch.tensor(reply_start, device=device), 1, width, tree)
 
 
 def runs(lengths: list[int], start: int) -> tuple[Block, ...]:

@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from preferent.models import flex
+from preferent.models import plan as plans
 from preferent.models.attention import DEVICES, TREE
+from preferent.models.compiled import failures, reason_of
 from preferent.models.forward import FULL, SLIDING, Backbone
 from preferent.models.head import head_of
 from preferent.models.plan import unshared
@@ -35,22 +38,25 @@ def can_share(model: nn.Module) -> bool:
 
 
 def can_branch(model: Any) -> bool:
-    """Give the model attention over trees, unless that changes what it says."""
+    """Give the model attention over trees, unless that changes what it says on the device where it is."""
     config = model.config.get_text_config()
-    if config._attn_implementation == TREE:
-        return True
     windows = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
-    if config._attn_implementation != "sdpa" or model.device.type not in DEVICES or windows:
+    known = config._attn_implementation in ("sdpa", TREE)
+    if not known or model.device.type not in DEVICES or windows:
         return False
     if set(getattr(config, "layer_types", None) or ()) - {FULL}:
         return False
+    compiled = plans.in_blocks(model.device)
     model.set_attn_implementation(TREE)
     try:
-        if difference(model, None) <= tolerance(model):
+        if difference(model, None) <= tolerance(model) and (not compiled or flex.agrees(config, model.device)):
             return True
-    except REFUSALS:
-        pass
+        why = "it says something else"
+    except REFUSALS + failures() as refused:
+        why = reason_of(refused)
     model.set_attn_implementation("sdpa")
+    if compiled:
+        log.warning("%s attends under masks, not with the kernel for trees: %s.", type(model).__name__, why)
     return False
 
 
@@ -66,7 +72,7 @@ def can_mask(model: nn.Module) -> bool:
                 difference(model, window) for window in {None, getattr(config, "sliding_window", None) and WINDOW}
             )
         except REFUSALS as refused:
-            reason = f"it takes no mask of ours ({type(refused).__name__}: {str(refused).splitlines()[0][:80]})"
+            reason = f"it takes no mask of ours ({reason_of(refused)})"
         else:
             if not error <= tolerance(model):
                 reason = f"a shared prefix changes its hidden states by {error:.1e}"

@@ -172,14 +172,13 @@ def needed(part: Sequence[Group], trunks: Sequence[Backbone], kept: Sequence[Kep
 
 def laid_out(part: Sequence[Group], trunk: Backbone) -> tuple[int, int]:
     """Rows and their width, as the model's plan will have them."""
-    from preferent.models.linear import rounded
-    from preferent.models.plan import placed
+    from preferent.models.plan import placed, row_length
 
     if not trunk.sharing:
         lengths = [prompt + reply for prompt, replies in part for reply in replies]
         return len(lengths), max(lengths)
     if trunk.branching:
-        return 1, rounded(sum(map(tokens, part)))
+        return 1, row_length(sum(map(tokens, part)), trunk.base.device)
     start, width = placed([tokens(group) for group in part], hidden_size=trunk.text_config.hidden_size)
     return max(start) // width + 1, width
 
