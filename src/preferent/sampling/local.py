@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,12 +15,13 @@ from preferent.models.forward import attention_mask
 from preferent.models.head import head_of
 from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
-from preferent.models.room import no_room, release
+from preferent.models.room import no_room, release, too_large
 from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Episode, Prompt
 
+log = logging.getLogger(__name__)
 BLOCK = 64  # positions whose noise is made at a time
 Stop = Literal["end", "length", "stop_string"]
 
@@ -134,13 +136,27 @@ class LocalSampler:
         except (RuntimeError, MemoryError) as error:
             if not no_room(error):
                 raise
+            why = str(error)
         else:
             return rows
         release()
-        first, second = halves(groups, self.max_new_tokens)
+        if len(groups) == len(groups[0]) == 1:
+            raise self.too_large(groups[0][0].prompt, why)
+        first, second = halves(groups)
         cost = sum(len(group) * (len(group[0].prompt.tokens) + self.max_new_tokens) for group in groups)
         self.cache_tokens = min(self.cache_tokens, cost // 2)
+        log.warning("Keys and values of %d tokens do not fit into memory: replies are drawn fewer at a time.", cost)
         return self.decode(first) + self.decode(second)
+
+    def too_large(self, prompt: Prompt, why: str) -> UsageError:
+        return too_large(
+            f"to draw a single reply: its prompt has {len(prompt.tokens)} tokens, and --max-new-tokens is "
+            f"{self.max_new_tokens}",
+            prompt.tokens,
+            tokenizer=self.policy.tokenizer,
+            helps="Lower that or --max-length, or take a smaller --model.",
+            said=why,
+        )
 
     @torch.no_grad()
     def growing(self, groups: list[list[Request]]) -> Iterator[list[Drawn]]:
@@ -203,16 +219,11 @@ class LocalSampler:
         )
 
 
-def halves(groups: list[list[Request]], max_new_tokens: int) -> tuple[list[list[Request]], list[list[Request]]]:
-    """Cut between prompts, or between the replies to one. Raises UsageError where there is a single reply."""
+def halves(groups: list[list[Request]]) -> tuple[list[list[Request]], list[list[Request]]]:
+    """Cut between prompts, or between the replies to one."""
     if len(groups) > 1:
         return groups[: len(groups) // 2], groups[len(groups) // 2 :]
     (only,) = groups
-    if len(only) == 1:
-        raise UsageError(
-            f"Memory does not suffice to draw a single reply: its prompt has {len(only[0].prompt.tokens)} tokens, and "
-            f"--max-new-tokens is {max_new_tokens}. Lower that or --max-length, or take a smaller --model."
-        )
     return [only[: len(only) // 2]], [only[len(only) // 2 :]]
 
 
