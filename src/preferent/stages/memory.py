@@ -297,14 +297,14 @@ def read(work: Work, trunk: Backbone, kept: Kept) -> float:
 def wasted(activations: float, trunks: Sequence[Backbone], places: int, *, mixed: bool) -> float:
     """Memory that has been given back to the allocator and cannot be used again, since something small lies in it.
 
-    On a CPU measured with glibc 2.36 (``benchmarks/memory.py``): a third of what a pass over the layers makes, which
-    under an adapter is twice as much, though hardly more of it is kept, and which is no less where layers are computed
-    again; and half of what is kept, where gradients or drawn replies come between one micro-batch and the next. A GPU's
-    caching allocator loses little.
+    On a CPU measured with glibc 2.36 (``benchmarks/memory.py``): three tenths of what a pass over the layers makes,
+    which under an adapter is twice as much, though hardly more of it is kept, and which is no less where layers are
+    computed again; and three tenths of what is kept, where gradients or drawn replies come between one micro-batch and
+    the next. A GPU's caching allocator loses little.
     """
     if trunks[0].base.device.type != "cpu":
         return 0.1 * activations
-    return places * sum(map(made_by, trunks)) / 3 + (0.5 if mixed else 0) * activations
+    return 0.3 * (places * sum(map(made_by, trunks)) + (activations if mixed else 0))
 
 
 def made_by(trunk: Backbone) -> float:
