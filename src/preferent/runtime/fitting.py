@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
@@ -92,17 +91,3 @@ def alone(cut: Any, prompt: int, prompts: int, model: Any, said: str) -> UsageEr
 def listed(lengths: Sequence[int]) -> str:
     shown = ", ".join(map(str, lengths[:8]))
     return f"{shown} … ({len(lengths)} of them)" if len(lengths) > 8 else shown
-
-
-@contextmanager
-def moments_fit() -> Iterator[None]:
-    """Around an optimiser's step, which cannot be made twice. Raises UsageError where memory does not suffice."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not no_room(error):
-            raise
-        raise UsageError(
-            "Memory does not suffice for the optimiser, which keeps two numbers for each weight that is trained. "
-            f"--optimizer adamw8bit takes a quarter of that, --lora a hundredth.\n({str(error).splitlines()[0]})"
-        ) from error

@@ -145,7 +145,9 @@ class LocalSampler:
         first, second = halves(groups)
         cost = sum(len(group) * (len(group[0].prompt.tokens) + self.max_new_tokens) for group in groups)
         self.cache_tokens = min(self.cache_tokens, cost // 2)
-        log.warning("Keys and values of %d tokens do not fit into memory: replies are drawn fewer at a time.", cost)
+        log.warning(
+            "Keys and values of %d tokens do not fit into memory: fewer replies are drawn at a time from here on.", cost
+        )
         return self.decode(first) + self.decode(second)
 
     def too_large(self, prompt: Prompt, why: str) -> UsageError:
