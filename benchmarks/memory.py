@@ -29,7 +29,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 CONFIGURATIONS = {
     "sft, 256 wide, 6 layers, one micro-batch a step": (
         {"hidden": 256, "layers": 6, "vocabulary": 4000},
-        "sft --data demos.jsonl --batch 12",
+        "sft --data demos.jsonl --batch 12 --token-budget 4096",
     ),
     "dpo, 512 wide, 4 layers, several micro-batches a step": (
         {"hidden": 512, "layers": 4, "vocabulary": 8000},
@@ -51,6 +51,30 @@ CONFIGURATIONS = {
     "reward, 320 wide, 3 layers, two members": (
         {"hidden": 320, "layers": 3, "vocabulary": 6000},
         "reward --data prefs.jsonl --batch 12 --members 2",
+    ),
+    "sft, 512 wide, 6 layers, LoRA": (
+        {"hidden": 512, "layers": 6, "vocabulary": 8000},
+        "sft --data demos.jsonl --batch 12 --lora 8",
+    ),
+    "dpo, 512 wide, 6 layers, LoRA, layers computed again": (
+        {"hidden": 512, "layers": 6, "vocabulary": 8000},
+        "dpo --data prefs.jsonl --batch 24 --lora 16 --checkpoint-activations",
+    ),
+    "grpo, 512 wide, 4 layers, LoRA": (
+        {"hidden": 512, "layers": 4, "vocabulary": 8000},
+        "grpo --data prompts.jsonl --reward reward.py:length --batch 8 --group 6 --max-new-tokens 48 --lora 16",
+    ),
+    "grpo, 1024 wide, 3 layers, LoRA, little data": (
+        {"hidden": 1024, "layers": 3, "vocabulary": 4000},
+        "grpo --data prompts.jsonl --reward reward.py:length --batch 2 --group 4 --max-new-tokens 12 --lora 8",
+    ),
+    "reward, 384 wide, 4 layers, LoRA, several micro-batches a step": (
+        {"hidden": 384, "layers": 4, "vocabulary": 5000},
+        "reward --data prefs.jsonl --batch 16 --lora 32 --token-budget 1024",
+    ),
+    "sft, 320 wide, 5 layers, LoRA, one micro-batch a step": (
+        {"hidden": 320, "layers": 5, "vocabulary": 12000},
+        "sft --data demos.jsonl --batch 8 --lora 4 --token-budget 4096",
     ),
 }
 EVERY = "--model base --max-length 512 --threads 1 --lr 1e-4"

@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from preferent.config import UsageError
 from preferent.data.batches import replies
 from preferent.data.template import Template
 from preferent.models.load import load_policy, load_scorer, save_folder
+from preferent.models.scorer import ScoringModel
 from preferent.models.scratch import Size, new_model, train_tokenizer
 from preferent.rewards.learned import LearnedReward, Scale, scale_of
 from preferent.sampling.local import LocalSampler
@@ -148,3 +150,68 @@ def test_an_empty_reply_has_a_score_too(stranger, members, drawn):
         LearnedReward([stranger], [Scale()], template=Template(stranger.tokenizer)),
     ):
         check_reward(reward, [empty, drawn[1]])
+
+
+# --- memory that does not suffice -----------------------------------------------------------------
+
+
+class Cramped(ScoringModel):
+    """A reward model that says, as PyTorch does, that memory ran out where it is to read more than ``room`` tokens."""
+
+    room = 60
+
+    def scores(self, x):
+        if sum(x.tokens_each()) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nand more words")
+        return super().scores(x)
+
+
+def cramped(scorer, room):
+    scorer = Cramped(scorer.model, scorer.tokenizer, sharing=scorer.sharing)
+    scorer.room = room
+    return scorer
+
+
+def test_what_does_not_fit_is_read_fewer_at_a_time_from_then_on_and_scores_the_same(members, drawn, caplog):
+    whole = LearnedReward(members, [Scale(0.1, 2.0)] * 3)
+    reward = LearnedReward([*members[:2], cramped(members[2], 60)], [Scale(0.1, 2.0)] * 3)
+    assert [s.value for s in reward(drawn)] == pytest.approx([s.value for s in whole(drawn)], abs=1e-5)
+    warned = len(caplog.records)
+    assert f"reward models read {reward.token_budget} from here on" in caplog.text
+    assert [s.value for s in reward(drawn)] == pytest.approx([s.value for s in whole(drawn)], abs=1e-5)
+    assert len(caplog.records) == warned == 2  # 12 replies to 4 prompts: about 200 tokens, 100, 50
+
+
+def test_a_resumed_run_reads_as_few_at_a_time_and_so_scores_to_the_bit_the_same(members, drawn):
+    first, second = (LearnedReward([cramped(members[0], 60)], [Scale()]) for _ in range(2))
+    first(drawn)
+    assert second.state_dict() == {"token_budget": None}
+    second.load_state_dict(first.state_dict())
+    assert second.token_budget == first.token_budget
+    assert [s.value for s in second(drawn)] == [s.value for s in first(drawn)]
+
+
+def test_a_single_reply_that_does_not_fit_is_named_with_its_prompt_and_what_helps(members, drawn):
+    sizes = [len(e.prompt.tokens) + len(e.tokens) for e in drawn]
+    longest = max(range(len(drawn)), key=sizes.__getitem__)
+    with pytest.raises(UsageError) as refused:
+        LearnedReward([cramped(members[0], sizes[longest] - 1)], [Scale()])(drawn)
+    said, e = str(refused.value), drawn[longest]
+    assert f"number {longest + 1} of the {len(drawn)} in this batch" in said
+    assert f"a prompt of {len(e.prompt.tokens)} tokens and {len(e.tokens)} of its own" in said
+    assert f"begins with the tokens {e.prompt.tokens[0]} {e.prompt.tokens[1]} " in said
+    assert members[0].tokenizer.decode(e.prompt.tokens[:8]) in said
+    assert said.endswith("(CUDA out of memory. Tried to allocate 20.00 MiB.)")
+    for option in ("--max-length", "--max-new-tokens", "--lora", "--load-4bit"):
+        assert option in said
+
+
+def test_another_error_is_not_taken_for_memory(members, drawn):
+    class Broken(ScoringModel):
+        def scores(self, x):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    reward = LearnedReward([Broken(members[0].model, sharing=False)], [Scale()])
+    with pytest.raises(RuntimeError, match="mat1"):
+        reward(drawn)
+    assert reward.token_budget is None

@@ -19,10 +19,12 @@ import torch
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
 from preferent.models.policy import LanguagePolicy
+from preferent.models.scorer import HeadedTrunk, ScoringModel
 from preferent.models.scratch import Size, new_model
+from preferent.rewards.learned import LearnedReward, Scale
 from preferent.runtime.learner import local_learner
 from preferent.sampling.local import LocalSampler
-from preferent.types import Prompt
+from preferent.types import Prompt, Reply
 from toys import replies_of, tokenizer
 
 def limit(mib):
@@ -44,6 +46,10 @@ prompts = [Prompt(tuple(range(3, 43 + i))) for i in range(16)]
 for learner in (limited, free):  # what is allocated once, is
     learner.update(small, Likelihood())
 samplers[0].sample(prompts[:1], 1)
+scorer = ScoringModel(HeadedTrunk(policy.base.base_model, heads=1), words, sharing=True)
+rewards = [LearnedReward([scorer], [Scale()], token_budget=200_000) for _ in range(2)]
+rows = [(Prompt(tuple(range(3 + i % 99, 103 + i % 99))), Reply(tuple(range(5, 65)), (True,) * 60)) for i in range(640)]
+rewards[0].score_rows(rows[:1])
 
 limit(20)
 drawn = samplers[0].sample(prompts, 16)
@@ -61,6 +67,14 @@ try:
     limited.update(replies_of([(5, [6]), (9, [3]), (1200, [700, 650])], high=300), Likelihood())
 except UsageError as error:
     said["error"] = str(error)
+limit(20)
+scores = rewards[0].score_rows(rows)
+said["scored"] = rewards[0].token_budget
+try:
+    endless = Reply(tuple(range(5, 205)) * 200, (True,) * 40_000)
+    rewards[0].score_rows([*rows[:2], (rows[2][0], endless)])
+except UsageError as error:
+    said["unread"] = str(error)
 limit(None)
 
 other = local_learner(copy.deepcopy(policy))
@@ -71,6 +85,7 @@ said["losses"] = [measured, free.measure([small, larger], Likelihood())["loss"]]
 said["same"] = [[e.tokens for e in group] for group in drawn] == [
     [e.tokens for e in group] for group in samplers[1].sample(prompts, 16)
 ]
+said["far off"] = (scores - rewards[1].score_rows(rows)).abs().max().item()
 said["free"] = [free.update(batch, Likelihood()) for batch in (large, small)]
 print(json.dumps(said))
 """
@@ -104,9 +119,16 @@ def test_reading_and_measuring_are_cut_smaller_too(said):
     assert said["losses"][0] == pytest.approx(said["losses"][1], rel=1e-6)
 
 
+def test_a_reward_model_reads_fewer_at_a_time_and_names_the_reply_that_it_cannot_read(said):
+    assert said["scored"] < 200_000
+    assert f"reward models read {said['scored']} from here on." in "".join(said["log"])
+    assert said["far off"] < 1e-5
+    assert "number 3 of the 3 in this batch, with a prompt of 100 tokens and 40000 of its own." in said["unread"]
+
+
 def test_a_prompt_that_cannot_fit_is_named_with_its_length_and_what_helps(said):
     assert "number 3 of the 3 in this batch, 1200 tokens and replies of 700, 650." in said["error"]
-    assert "It begins with the tokens" in said["error"]
+    assert "The prompt begins with the tokens" in said["error"]
     for option in ("--max-length", "--max-new-tokens", "--group", "--checkpoint-activations", "--lora", "--load-4bit"):
         assert option in said["error"]
 

@@ -45,3 +45,12 @@ def test_an_error_meanwhile_leaves_nothing_merged(policy):
         raise KeyError
     assert all(torch.equal(value, before[name]) for name, value in policy.state_dict().items())
     assert policy.base.model.layers[0].self_attn.q_proj.disable_adapters is False
+
+
+def test_merged_weights_lie_in_one_piece_of_memory_which_goes_back_whole(policy):
+    apart = [layer.base_layer.weight.untyped_storage().data_ptr() for layer in adapted(policy.model)]
+    with merged(policy):
+        together = {layer.base_layer.weight.untyped_storage().data_ptr() for layer in adapted(policy.model)}
+    assert len(together) == 1
+    assert not together & set(apart)
+    assert [layer.base_layer.weight.untyped_storage().data_ptr() for layer in adapted(policy.model)] == apart

@@ -316,3 +316,16 @@ def test_a_file_of_rewards_that_cannot_be_used_is_refused_in_a_sentence(tmp_path
     data = written(tmp_path / "prompts.jsonl", PROMPTS)
     words = ["grpo", "--model", base(), "--data", data, "--reward", f"{tmp_path / 'synt.py'}{name}", *FAST]
     assert message in refused(capsys, tmp_path / "run", *words, "--max-new-tokens", "8")
+
+
+def test_memory_that_runs_out_in_a_run_is_told_in_a_sentence_with_what_helps(tmp_path, capsys):
+    """Where nothing can be cut smaller: here, in a reward that asks for more than any machine has."""
+    (tmp_path / "greedy.py").write_text("import torch\n\ndef greedy(episodes):\n    return torch.empty(1 << 50)\n")
+    prompts = written(tmp_path / "prompts.jsonl", PROMPTS)
+    words = ["--data", prompts, "--reward", f"{tmp_path}/greedy.py:greedy", "--max-new-tokens", "4", *SMALL]
+    assert run("grpo", "--model", base(), *words, "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "Memory does not suffice for this run" in said
+    for option in ("--dry-run", "--lora", "--load-4bit", "--optimizer adamw8bit", "--checkpoint-activations"):
+        assert option in said
+    assert "Traceback" not in said

@@ -11,6 +11,7 @@ import torch
 from tiny_runs import DEMOS, PREFS, PROMPTS, SMALL, base, kept, left, quietly, reward, reward_models, run, written
 
 from preferent.models.load import load_policy, load_scorer
+from preferent.runtime import checkpoint
 from preferent.runtime.track import rows as metrics_in
 from preferent.types import Prompt
 
@@ -139,6 +140,8 @@ def test_weighted_rewards_and_weighted_data_are_taken(data, tmp_path):
     quietly(*words, "--steps", "1", "--out", tmp_path / "grpo")
     (row,) = metrics_in(tmp_path / "grpo" / "metrics.jsonl")
     assert {"reward/rm", "reward/rewards.py:topical"} <= row.keys()
+    _, states = checkpoint.load(tmp_path / "grpo" / "checkpoints")
+    assert states["reward-0"] == {"token_budget": None}  # where memory made it less, a resumed run reads as few
     words = ["reward", "--model", base(), "--data", f"{data['prefs']}=0.7", "--data", f"{data['prefs']}=0.3", *FAST]
     quietly(*words, "--steps", "1", "--out", tmp_path / "rm")
     assert left(tmp_path / "rm" / "model")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,9 +22,12 @@ from preferent.models.fast import fast
 from preferent.models.policy import LanguageActorCritic, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.quantised import in_four_bits, quantised, unpacked
+from preferent.models.room import suffices
 from preferent.models.scorer import HeadedTrunk, ScoringModel
 
 log = logging.getLogger(__name__)
+M = TypeVar("M", bound=nn.Module)
+SMALLER = "Take a smaller --model, or hold its weights in an eighth: --load-4bit, with --lora; or another --device."
 HUB = r"\w[\w.-]*/\w[\w.-]*|[\w-]+"  # what a name there looks like; one with a dot and no owner is taken for a file
 
 
@@ -60,7 +63,7 @@ def load_policy(
         own_head=own_head,
         temperature=temperature,
     )
-    return policy.to(chosen_device(device)).eval()
+    return placed(policy, folder, device)
 
 
 def load_scorer(
@@ -97,7 +100,12 @@ def load_scorer(
     if lora:
         adapter = {"task_type": "SEQ_CLS", "modules_to_save": ["score"]}
         model = with_adapter(model, base=folder, rank=lora, alpha=lora_alpha, seed=seed, **adapter)
-    return ScoringModel(model, tokenizer, sharing=sharing).to(chosen_device(device)).eval()
+    return placed(ScoringModel(model, tokenizer, sharing=sharing), folder, device)
+
+
+def placed(model: M, folder: str, device: str) -> M:
+    with suffices(f"for the weights of {folder} on this device", SMALLER):
+        return model.to(chosen_device(device)).eval()
 
 
 def critic_from(source: ScoringModel | LanguagePolicy) -> ScoringModel:
@@ -232,7 +240,8 @@ def loaded(auto: str, folder: str, *, trust_remote_code: bool, **extra: Any) -> 
     config = read_config(folder, trust_remote_code=trust_remote_code)
     # SDPA leaves soft-capping out without a word, so such models attend eagerly.
     attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
-    with reading(folder, f"{folder} cannot be loaded as {auto}"), quietly():
+    beside = suffices(f"to load the weights of {folder}", SMALLER)
+    with beside, reading(folder, f"{folder} cannot be loaded as {auto}"), quietly():
         model = getattr(transformers, auto).from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention, trust_remote_code=trust_remote_code, **extra
         )

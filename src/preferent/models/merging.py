@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,13 @@ def merged(policy: Backbone) -> Iterator[None]:
     try:
         if whole(model):
             with torch.no_grad():
-                for layer in adapted(model):
+                layers = list(adapted(model))
+                for layer, copy in zip(layers, copies([layer.base_layer.weight for layer in layers]), strict=True):
+                    for name in layer.active_adapters:
+                        copy += layer.get_delta_weight(name)
                     weight = layer.base_layer.weight
                     held.append((weight, weight.data))
-                    weight.data = weight.data + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
+                    weight.data = copy
             with model.disable_adapter():
                 yield
         else:
@@ -37,6 +40,13 @@ def merged(policy: Backbone) -> Iterator[None]:
     finally:
         for weight, data in held:
             weight.data = data
+
+
+def copies(weights: Sequence[Tensor]) -> list[Tensor]:
+    """In one piece of memory, which goes back whole: pieces by the layer leave holes in a heap that nothing fits."""
+    flat = torch.cat([weight.flatten() for weight in weights])
+    each = flat.split([weight.numel() for weight in weights])
+    return [copy.view_as(weight) for copy, weight in zip(each, weights, strict=True)]
 
 
 def adapted(model: nn.Module) -> Iterator[Any]:

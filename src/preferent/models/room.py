@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
+from preferent.config import UsageError
+
 # What PyTorch says on a CPU, where it has no class for it; a C++ library's refusal; cuBLAS, when it finds no workspace.
 SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+SHOWN = 24  # tokens of the prompt that does not fit
 
 
 def no_room(error: BaseException) -> bool:
@@ -22,3 +28,30 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+@contextmanager
+def suffices(what: str, helps: str) -> Iterator[None]:
+    """Around work that cannot be cut smaller. Raises UsageError where memory does not suffice ``what`` it is for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not no_room(error):
+            raise
+        raise UsageError(f"Memory does not suffice {what}. {helps}\n({reason(str(error))})") from error
+
+
+def too_large(what: str, prompt: Sequence[int], *, tokenizer: Any, helps: str, said: str = "") -> UsageError:
+    """What memory does not suffice for, how the prompt begins, what helps, and what the library said."""
+    begins = list(prompt[:SHOWN])
+    text = f', "{tokenizer.decode(begins)} …"' if tokenizer is not None else ""
+    return UsageError(
+        f"Memory does not suffice {what}.\n"
+        f"The prompt begins with the tokens {' '.join(map(str, begins))}{text}\n"
+        f"{helps}\n({reason(said)})"
+    )
+
+
+def reason(said: str) -> str:
+    """The first line of what the library said; a ``MemoryError`` says nothing."""
+    return said.splitlines()[0] if said else "out of memory"

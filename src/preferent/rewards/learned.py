@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +14,13 @@ from preferent.data.batches import Opinion, moved, replies
 from preferent.data.template import Template
 from preferent.losses.reward import Combination, combine
 from preferent.models.plan import token_budget
+from preferent.models.room import no_room, release, too_large
 from preferent.models.scorer import ScoringModel
 from preferent.types import Episode, Prompt, Reply, Score
 
+log = logging.getLogger(__name__)
 Said = Reply | Episode
+Chunk = list[tuple[Prompt, list[Said]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +34,15 @@ class Scale:
     std: float = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class LearnedReward:
     """Scores of m reward models, each on its own scale, combined (Coste et al. 2023).
 
     With ``template``, the models have another tokenizer or template than the policy: they are fed the same messages,
     rendered again. ``parts`` holds the members' mean and their spread.
+
+    Stateful: memory that does not suffice makes the token budget smaller for good, and the last bits of a score depend
+    on what else was read with it.
     """
 
     members: Sequence[ScoringModel]
@@ -44,7 +52,6 @@ class LearnedReward:
     template: Template | None = None
     token_budget: int | None = None  # of one forward pass; None: what suits the device
 
-    @torch.no_grad()
     def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
         each = self.member_scores(episodes)
         value, mean, spread = combine(each, self.how, caution=self.caution), each.mean(0), each.std(0, correction=0)
@@ -58,19 +65,55 @@ class LearnedReward:
         """[m, r], each member on its scale."""
         return self.score_rows([self.rendered(episode) for episode in episodes])
 
-    def score_rows(self, said: list[tuple[Prompt, Said]]) -> Tensor:
+    @torch.no_grad()
+    def score_rows(self, said: Sequence[tuple[Prompt, Said]]) -> Tensor:
+        """[m, r]; fewer at a time, and from then on, where memory does not suffice.
+
+        Raises UsageError where it does not for a single reply.
+        """
         rows: list[Tensor] = []
-        for chunk in self.chunks(said):
-            x = replies(chunk)
-            rows.append(
-                torch.stack(
-                    [
-                        (member.scores(moved(x, member.base.device))[:, 0].cpu() - scale.mean) / scale.std
-                        for member, scale in zip(self.members, self.scales, strict=True)
-                    ]
-                )
-            )
+        done = 0
+        while done < len(said):
+            chunk = next(self.chunks(said[done:]))
+            try:
+                rows.append(self.read(chunk))
+            except (RuntimeError, MemoryError) as error:
+                if not no_room(error):
+                    raise
+                why = str(error)
+            else:
+                done += sum(len(replies) for _, replies in chunk)
+                continue
+            release()
+            self.cut_smaller(chunk, why, place=f"number {done + 1} of the {len(said)} in this batch")
         return torch.cat(rows, 1)
+
+    def read(self, chunk: Chunk) -> Tensor:
+        x = replies(chunk)
+        each = [member.scores(moved(x, member.base.device))[:, 0].cpu() for member in self.members]
+        return torch.stack([(s - scale.mean) / scale.std for s, scale in zip(each, self.scales, strict=True)])
+
+    def cut_smaller(self, chunk: Chunk, why: str, *, place: str) -> None:
+        (prompt, (reply, *others)), *rest = chunk
+        if not others and not rest:
+            raise too_large(
+                f"for a reward model to read a single reply: {place}, with a prompt of {len(prompt.tokens)} tokens and "
+                f"{len(reply.tokens)} of its own",
+                prompt.tokens,
+                tokenizer=self.members[0].tokenizer,
+                helps="Shorter texts help (--max-length, --max-new-tokens), a smaller reward model or fewer of them; "
+                "in training also --lora, and with it --load-4bit, which make room beside it.",
+                said=why,
+            )
+        held = sum(len(p.tokens) + sum(len(each.tokens) for each in said) for p, said in chunk)
+        self.token_budget = held // 2
+        log.warning("%d tokens at a time do not fit into memory: reward models read %d from here on.", held, held // 2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"token_budget": self.token_budget}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.token_budget = None if state["token_budget"] is None else int(state["token_budget"])
 
     def rendered(self, episode: Episode) -> tuple[Prompt, Said]:
         if self.template is None:
@@ -80,10 +123,10 @@ class LearnedReward:
         said = self.template.demonstration([*messages, reply], start=len(messages))
         return said.prompt, said.reply
 
-    def chunks(self, rows: Sequence[tuple[Prompt, Said]]) -> Iterator[list[tuple[Prompt, list[Said]]]]:
+    def chunks(self, rows: Sequence[tuple[Prompt, Said]]) -> Iterator[Chunk]:
         """Prompts, each with those of its replies that follow one another, up to the token budget."""
         budget = self.token_budget or token_budget(self.members[0].base.device)
-        chunk: list[tuple[Prompt, list[Said]]] = []
+        chunk: Chunk = []
         held = 0
         for prompt, reply in rows:
             known = bool(chunk) and chunk[-1][0].tokens == prompt.tokens
@@ -100,7 +143,6 @@ class LearnedReward:
             yield chunk
 
 
-@torch.no_grad()
 def scale_of(scorer: ScoringModel, opinions: Sequence[Opinion]) -> Scale:
     """Mean and standard deviation of a member's scores over the replies of these comparisons, ties included."""
     seen: list[tuple[Prompt, Said]] = [

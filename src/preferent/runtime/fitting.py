@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import nn
 
 from preferent.config import UsageError
-from preferent.models.room import no_room, release
+from preferent.models.room import no_room, release, too_large
 from preferent.types import Batch
 
 log = logging.getLogger(__name__)
 B = TypeVar("B", bound=Batch)
 Out = TypeVar("Out")
-SHOWN = 24  # tokens of the prompt that does not fit
 
 
 class Cutter(Protocol):
@@ -70,42 +68,26 @@ def fitted(learner: Cutter, batch: B, work: Callable[[Attempt[B]], Out]) -> Out:
         release()
         held = sum(cuts.last.tokens_each())
         if len(cuts.last) == 1:
-            raise too_large(cuts.last, cuts.prompt, len(batch), learner.model, said)
+            raise alone(cuts.last, cuts.prompt, len(batch), learner.model, said)
         learner.token_budget = held // 2
         log.warning("%d tokens at a time do not fit into memory: --token-budget is %d from here on.", held, held // 2)
 
 
-def too_large(cut: Any, prompt: int, prompts: int, model: Any, said: str) -> UsageError:
-    """Which prompt it is, how long, how it begins, and what helps."""
+def alone(cut: Any, prompt: int, prompts: int, model: Any, said: str) -> UsageError:
+    """Of a prompt that is all there is in a cut: which of the batch it is, and how long."""
     replies = getattr(cut, "replies", cut)
-    begins, text = replies.prompts[0, : int(replies.prompt_length[0])].tolist()[:SHOWN], ""
-    tokenizer = getattr(getattr(model, "policy", model), "tokenizer", None)
-    if tokenizer is not None:
-        text = f', "{tokenizer.decode(begins)} …"'
-    return UsageError(
-        f"Memory does not suffice for a single prompt with its replies: number {prompt + 1} of the {prompts} in this "
-        f"batch, {int(replies.prompt_length[0])} tokens and replies of {listed(replies.present.sum(-1).tolist())}.\n"
-        f"It begins with the tokens {' '.join(map(str, begins))}{text}\n"
-        "Shorter texts help (--max-length, --max-new-tokens), and fewer replies to a prompt (--group); so do "
-        "--checkpoint-activations, --dtype bfloat16, --lora, and with it --load-4bit.\n"
-        f"({said.splitlines()[0] if said else 'out of memory'})"
+    length = int(replies.prompt_length[0])
+    return too_large(
+        f"for a single prompt with its replies: number {prompt + 1} of the {prompts} in this batch, {length} tokens "
+        f"and replies of {listed(replies.present.sum(-1).tolist())}",
+        replies.prompts[0, :length].tolist(),
+        tokenizer=getattr(getattr(model, "policy", model), "tokenizer", None),
+        helps="Shorter texts help (--max-length, --max-new-tokens), and fewer replies to a prompt (--group); so do "
+        "--checkpoint-activations, --dtype bfloat16, --lora, and with it --load-4bit.",
+        said=said,
     )
 
 
 def listed(lengths: Sequence[int]) -> str:
     shown = ", ".join(map(str, lengths[:8]))
     return f"{shown} … ({len(lengths)} of them)" if len(lengths) > 8 else shown
-
-
-@contextmanager
-def moments_fit() -> Iterator[None]:
-    """Around an optimiser's step, which cannot be made twice. Raises UsageError where memory does not suffice."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not no_room(error):
-            raise
-        raise UsageError(
-            "Memory does not suffice for the optimiser, which keeps two numbers for each weight that is trained. "
-            f"--optimizer adamw8bit takes a quarter of that, --lora a hundredth.\n({str(error).splitlines()[0]})"
-        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,16 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from preferent.config import UsageError
 from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
-from preferent.models.room import no_room, release
+from preferent.models.room import no_room, release, too_large
 from preferent.sampling.cached import Branching, Repeating
 from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
 from preferent.types import Episode, Prompt
 
+log = logging.getLogger(__name__)
 BLOCK = 64  # positions whose noise is made at a time
 Stop = Literal["end", "length", "stop_string"]
 
@@ -104,10 +105,11 @@ class LocalSampler:
             except (RuntimeError, MemoryError) as error:
                 if not no_room(error):
                     raise
+                why = str(error)
             else:
                 return
             release()
-            waiting = self.again(groups, waiting)
+            waiting = self.again(groups, waiting, why)
 
     def begun(self, prompts: Sequence[Prompt], n: int) -> list[list[Drawn]]:
         """For each prompt the replies that are to be drawn, still empty."""
@@ -152,18 +154,26 @@ class LocalSampler:
             new.append(waiting.popleft())
         return new
 
-    def again(self, groups: Sequence[Sequence[Drawn]], waiting: deque[list[Drawn]]) -> deque[list[Drawn]]:
+    def again(self, groups: Sequence[Sequence[Drawn]], waiting: deque[list[Drawn]], why: str) -> deque[list[Drawn]]:
         """The queue after memory ran out: those that had not ended begin again, half as many at a time."""
         untouched = {id(row) for rows in waiting for row in rows}
         unended = [[row for row in group if row.stop is None] for group in groups]
         tried = [row for rows in unended for row in rows if id(row) not in untouched]
         if len(tried) == 1:
-            raise UsageError(
-                "Memory does not suffice to draw a single reply: its prompt has "
-                f"{len(tried[0].prompt.tokens)} tokens, and --max-new-tokens is {self.max_new_tokens}. Lower that or "
-                "--max-length, or take a smaller --model."
+            (prompt,) = [row.prompt for row in tried]
+            raise too_large(
+                f"to draw a single reply: its prompt has {len(prompt.tokens)} tokens, and --max-new-tokens is "
+                f"{self.max_new_tokens}",
+                prompt.tokens,
+                tokenizer=self.policy.tokenizer,
+                helps="Lower that or --max-length, or take a smaller --model.",
+                said=why,
             )
-        self.cache_tokens = min(self.cache_tokens, self.held(tried)) // 2
+        cost = min(self.cache_tokens, self.held(tried))
+        self.cache_tokens = cost // 2
+        log.warning(
+            "Keys and values of %d tokens do not fit into memory: fewer replies are drawn at a time from here on.", cost
+        )
         for row in tried:
             row.tokens, row.logprobs = [], []
         return self.queue(unended)

@@ -87,7 +87,7 @@ def run(options: Options, *, title: str = "") -> None:
                 objective=objective, config=options.groups, seed=options.run.seed, recompute=learner.bf16,
             ),
             options.run,
-            {"learner": learner, "data": batches, "sampler": sampler},
+            {"learner": learner, "data": batches, "sampler": sampler, **online.stateful(reward=reward, truth=truth)},
             title=title or options.objective.objective.upper(),
             total=len(batches),
             numbers=("reward", "kl", "length"),

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from preferent.models.forward import Backbone
+    from preferent.models.plan import Plan
+    from preferent.models.policy import LanguagePolicy
 
 FP32 = 4  # bytes
 TRIED = (32, 64, 128)  # tokens in a row on which a model is tried; twice as many where rows are rounded up
@@ -78,19 +80,19 @@ def estimated(
     learned, own = sum(each), max(each)
     kept = [kept_by(trunk, bf16=bf16) for trunk in trunks]
     updates = [list(cut(update, work.token_budget)) for update in updates_of(work)]
-    activations, logits, largest = max(
-        (needed(part, trunks, kept) for update in updates for part in update), key=lambda found: found[0] + found[1]
+    parts_of = (part for update in updates for part in update)
+    activations, logits, largest, most = max(
+        (needed(part, trunks, kept, bf16=bf16) for part in parts_of), key=lambda found: found[0] + found[1]
     )
     several = any(len(update) > 1 for update in updates)
     # In a single backward pass, gradients take the place that activations leave; those of other learners stay.
     working = activations + logits + (own if several else 0)
     mixed = several or len(trained) > 1 or work.drawn is not None
-    whole = [kept_before(trunk, each, bf16=bf16) for trunk, each in zip(trunks, kept, strict=True)]
-    passing = activations * sum(each.token for each in whole) / sum(each.token for each in kept)
-    lost = wasted(max(activations, passing / 2), mixed=mixed, device=trunks[0].base.device.type)
-    sampler = drawing(trunks[0], work) if work.drawn else 0
+    lost = wasted(activations, trunks, most, mixed=mixed)
+    sampler, copy = (drawing(trunks[0], work), copied(trunks[0])) if work.drawn else (0.0, 0.0)
     moments = sum(map(moments_of, trained)) if eight_bits else 2.0 * learned
     fixed = sum(weights.values()) + moments
+    cpu = trunks[0].base.device.type == "cpu"
     parts = {
         **{f"weights: {name}": size for name, size in weights.items()},
         "AdamW's moments": moments,
@@ -99,11 +101,12 @@ def estimated(
         "logits": logits,
         "lost to the allocator": lost,
         **({"sampler": sampler} if work.drawn else {}),
+        **({"weights: adapter added": copy} if copy else {}),
     }
     updating = fixed + learned - own + max(working + lost, own)
     phases = {"updating": updating}
     if work.drawn:
-        phases["sampling"] = fixed + learned + sampler
+        phases["sampling"] = max(fixed + learned + sampler, updating if cpu else 0) + copy
     if reading := read(work, trunks[0], kept[0]):
         phases["scoring"] = updating + reading
     return Estimate(parts, phases, largest)
@@ -155,19 +158,33 @@ def tokens(group: Group) -> int:
     return group[0] + sum(group[1])
 
 
-def needed(part: Sequence[Group], trunks: Sequence[Backbone], kept: Sequence[Kept]) -> tuple[float, float, str]:
-    """(activations, logits) of a micro-batch in bytes, and what it is in words."""
-    from preferent.models.head import CHUNK
-
-    config = trunks[0].text_config
+def needed(
+    part: Sequence[Group], trunks: Sequence[Backbone], kept: Sequence[Kept], *, bf16: bool
+) -> tuple[float, float, str, int]:
+    """(activations, logits) of a micro-batch in bytes, what it is in words, and the places in its rows."""
     rows, width = laid_out(part, trunks[0])
     replied = sum(sum(replies) for _, replies in part)
-    activations = sum(each(rows, width) for each in kept) + replied * config.hidden_size * FP32
+    activations = sum(each(rows, width) for each in kept) + replied * trunks[0].text_config.hidden_size * FP32
     logits = 0.0
     if hasattr(trunks[0], "own_head"):
-        # A policy's logits, their logarithm and their gradient; above a chunk they are computed again, chunk by chunk.
-        logits = 3.0 * FP32 * min(replied * config.vocab_size, max(CHUNK, config.vocab_size))
-    return activations, logits, f"{rows} row{'s' * (rows > 1)} of {width} tokens"
+        logits = said_of(cast("LanguagePolicy", trunks[0]), replied, rows * width, bf16=bf16)
+    return activations, logits, f"{rows} row{'s' * (rows > 1)} of {width} tokens", rows * width
+
+
+def said_of(policy: LanguagePolicy, replied: int, places: int, *, bf16: bool) -> float:
+    """Bytes of a policy's logits: kept for the backward pass up to a chunk, else computed again piece by piece.
+
+    Where the head works in place, they are there once; else with their logarithm and their gradient. A model that
+    applies its head itself has logits of every place beside.
+    """
+    from preferent.models.head import CACHED, CHUNK, WIDER, head_of
+
+    vocabulary, cpu = policy.text_config.vocab_size, policy.base.device.type == "cpu"
+    n = replied * vocabulary
+    if policy.own_head and head_of(policy.base).plain and not bf16:
+        return float(FP32 * ((n if n <= CHUNK else 0) + 3 * min(n, CACHED)))
+    most = max(CHUNK if cpu else WIDER * CHUNK, vocabulary)
+    return float(FP32 * (3 * min(n, most) + (0 if policy.own_head else places * vocabulary)))
 
 
 def laid_out(part: Sequence[Group], trunk: Backbone) -> tuple[int, int]:
@@ -209,14 +226,9 @@ def kept_of(trunk: Backbone, *, bf16: bool) -> Kept:
     """The parabola for the layers as they are."""
     import torch
 
-    tried = tuple(2 * width for width in TRIED) if trunk.branching else TRIED
-    context = getattr(trunk.text_config, "max_position_embeddings", None) or max(tried)
-    if context < max(tried):
-        tried = tuple(max(4, context * i // 4) for i in (1, 2, 3))
     found: list[float] = []
     widths: list[int] = []
-    for width in tried:
-        plan = trunk.plan(row_of(width, trunk))
+    for plan in tried(trunk):
         widths.append(plan.tokens.shape[1])
         with torch.autocast(trunk.base.device.type, torch.bfloat16, enabled=bf16):
             found.append(kept_bytes(trunk, partial(trunk.hidden, plan)))
@@ -226,6 +238,15 @@ def kept_of(trunk: Backbone, *, bf16: bool) -> Kept:
     pair = ((c - a) / (z - x) - (b - a) / (y - x)) / (z - y)
     token = (b - a) / (y - x) - pair * (x + y)
     return Kept(max(0.0, a - token * x - pair * x * x), token, max(0.0, pair))
+
+
+def tried(trunk: Backbone) -> Iterator[Plan]:
+    """Rows of three widths, within the model's context."""
+    widths = tuple(2 * width for width in TRIED) if trunk.branching else TRIED
+    context = getattr(trunk.text_config, "max_position_embeddings", None) or max(widths)
+    if context < max(widths):
+        widths = tuple(max(4, context * i // 4) for i in (1, 2, 3))
+    yield from (trunk.plan(row_of(width, trunk)) for width in widths)
 
 
 def row_of(width: int, trunk: Backbone) -> Any:
@@ -272,17 +293,60 @@ def read(work: Work, trunk: Backbone, kept: Kept) -> float:
     return 0.5 * kept.token / trunk.text_config.num_hidden_layers * most if most > updated else 0.0
 
 
-def wasted(activations: float, *, mixed: bool, device: str) -> float:
+def wasted(activations: float, trunks: Sequence[Backbone], places: int, *, mixed: bool) -> float:
     """Memory that has been given back to the allocator and cannot be used again, since something small lies in it.
 
-    On a CPU measured with glibc on models from 5 to 64 MiB: half of the activations where every update is one
-    micro-batch; nearly as much as the activations where gradients or drawn replies come between. Where layers are
-    computed again, about half of what comes and goes counts (measured: 0.3 to 0.7). A GPU's caching allocator loses
-    little.
+    On a CPU measured with glibc 2.36 (``benchmarks/memory.py``): three tenths of what a pass over the layers makes,
+    which under an adapter is twice as much, though hardly more of it is kept, and which is no less where layers are
+    computed again; and three tenths of what is kept, where gradients or drawn replies come between one micro-batch and
+    the next. A GPU's caching allocator loses little.
     """
-    if device != "cpu":
+    if trunks[0].base.device.type != "cpu":
         return 0.1 * activations
-    return (0.9 if mixed else 0.5) * activations
+    return 0.3 * (places * sum(map(made_by, trunks)) + (activations if mixed else 0))
+
+
+def made_by(trunk: Backbone) -> float:
+    """Bytes that each further token adds to the tensors which a forward pass makes, whether they are kept or not."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    def places(values: Any) -> dict[int, int]:
+        found = (each.untyped_storage() for each in tree_leaves(values) if isinstance(each, torch.Tensor))
+        return {storage.data_ptr(): storage.nbytes() for storage in found}
+
+    class Made(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = function(*args, **(kwargs or {}))
+            given = places((args, kwargs))
+            self.size += sum(size for place, size in places(out).items() if place not in given)
+            return out
+
+    first, *_, last = tried(trunk)
+    sizes: list[int] = []
+    for plan in (first, last):
+        with torch.no_grad(), Made() as made:  # type: ignore[no-untyped-call]
+            trunk.hidden(plan)
+        sizes.append(made.size)
+    further = last.tokens.numel() - first.tokens.numel()
+    return (sizes[1] - sizes[0]) / further if further else sizes[1] / last.tokens.numel()
+
+
+def copied(policy: Backbone) -> float:
+    """Bytes of the weights to which an adapter is added while replies are drawn: the frozen ones stay beside them.
+
+    They lie in one piece, for which a CPU's heap has no place even when an update has left it empty. What is added to
+    one of them is there twice for a moment.
+    """
+    from preferent.models.merging import adapted, whole
+
+    if not policy.has_adapter or not whole(policy.model):
+        return 0.0
+    sizes = [layer.base_layer.weight.nbytes for layer in adapted(policy.model)]
+    return float(sum(sizes) + 2 * max(sizes))
 
 
 def drawing(policy: Backbone, work: Work) -> float:

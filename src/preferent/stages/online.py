@@ -92,18 +92,32 @@ def truth_of(options: RewardOptions, data: DataOptions, tokenizer: Any, *, devic
     return load_reward(options.truth, tokenizer, device=device) if options.truth else None
 
 
-def reward_models(reward: Reward) -> dict[str, ScoringModel]:
-    """The models in a reward, by name."""
+def learned_in(reward: Reward | None) -> dict[str, LearnedReward]:
+    """The rewards in a reward that are models, by name; one on its own has none."""
     from preferent.rewards.combined import EndRewarded, Weighted
     from preferent.rewards.learned import LearnedReward
 
     if isinstance(reward, EndRewarded):
-        return reward_models(reward.reward)
+        return learned_in(reward.reward)
     if isinstance(reward, Weighted):
-        every = {name: reward_models(part) for name, (part, _) in reward.rewards.items()}
-        return {f"{name} {own}": model for name, found in every.items() for own, model in found.items()}
-    members = reward.members if isinstance(reward, LearnedReward) else []
-    return {f"reward {i}": member for i, member in enumerate(members)}
+        return {f"{name} ": part for name, (part, _) in reward.rewards.items() if isinstance(part, LearnedReward)}
+    return {"": reward} if isinstance(reward, LearnedReward) else {}
+
+
+def reward_models(reward: Reward) -> dict[str, ScoringModel]:
+    """The models in a reward, by name."""
+    return {
+        f"{name}reward {i}": member
+        for name, part in learned_in(reward).items()
+        for i, member in enumerate(part.members)
+    }
+
+
+def stateful(**rewards: Reward | None) -> dict[str, LearnedReward]:
+    """What a checkpoint has to know of rewards: how much they read at a time, where memory made that less."""
+    return {
+        f"{kind}-{i}": part for kind, reward in rewards.items() for i, part in enumerate(learned_in(reward).values())
+    }
 
 
 def measuring(

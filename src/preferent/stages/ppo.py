@@ -85,7 +85,10 @@ def run(options: Options, *, title: str = "PPO") -> None:
                 price=price, config=options.ppo, seed=options.run.seed, recompute=learner.bf16,
             ),
             options.run,
-            {"learner": learner, "data": batches, "price": price, "sampler": sampler},
+            {
+                "learner": learner, "data": batches, "price": price, "sampler": sampler,
+                **online.stateful(reward=reward, truth=truth),
+            },
             title=title,
             total=len(batches),
             numbers=("reward", "kl", "length"),

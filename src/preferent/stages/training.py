@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Save = Callable[[Path], None]  # writes a model into an empty folder
+WHOLE = (
+    "for this run, and what it ran out of cannot be cut smaller",
+    "--dry-run shows what the run needs, part by part. Weights, gradients and moments shrink with --lora and with it "
+    "--load-4bit, or --optimizer adamw8bit; the rest with --token-budget and --checkpoint-activations.",
+)
 
 
 @contextmanager
@@ -49,6 +54,7 @@ def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
 
     from preferent.models.device import chosen_device
     from preferent.models.load import found
+    from preferent.models.room import suffices
     from preferent.runtime.run import Run
 
     refuse_vain_watching(options.run, options.data)
@@ -68,6 +74,7 @@ def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
             seed=options.run.seed,
             device=str(chosen_device(options.model.device)),
         ) as run,
+        suffices(*WHOLE),
     ):
         yield run
 
