@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 ROWS = 64
-COPIED = 1 << 22  # numbers in a layer's weight that may stand in memory twice while tokens are drawn
+COPIED = 1 << 20  # numbers in a layer's weight that may stand in memory twice while tokens are drawn
 FAST = (
     torch.backends.cpu.get_cpu_capability() == "AVX512"
     and torch.backends.mkldnn.is_available()

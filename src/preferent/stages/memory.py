@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FP32 = 4  # bytes
 TRIED = (32, 64, 128)  # tokens in a row on which a model is tried; twice as many where rows are rounded up
-NOISE = 40  # bytes for each row and token of the vocabulary while a token is drawn: logits, their logarithm, hashes
+NOISE = 16  # bytes for each row and token of the vocabulary while a token is drawn: logits, softmax, copies of them
 
 Group = tuple[int, tuple[int, ...]]  # tokens of a prompt, and of each of its replies
 
@@ -350,7 +350,12 @@ def copied(policy: Backbone) -> float:
 
 
 def drawing(policy: Backbone, work: Work) -> float:
-    """Keys and values of the replies drawn at a time, twice for a layer that grows, and what drawing a token takes."""
+    """Keys and values of the replies drawn at a time, twice for a layer that grows, and what drawing a token takes.
+
+    Decoding by hand has a prompt's once for all its replies, buffers with some room, and copies of small weights.
+    """
+    from preferent.models.linear import rounded
+    from preferent.sampling.direct import can_decode
     from preferent.sampling.local import LocalSampler
 
     config = policy.text_config
@@ -360,11 +365,22 @@ def drawing(policy: Backbone, work: Work) -> float:
     assert work.drawn is not None  # noqa: S101  (asked only where replies are drawn)
     n, length = work.drawn
     most = 0.0
+    by_hand = can_decode(cast("LanguagePolicy", policy))
     budget = signature(LocalSampler).parameters["cache_tokens"].default
     for step in work.steps:
         prompts = sorted((group[0] for group in step), reverse=True)
-        together = max(1, min(len(prompts), budget // (n * (prompts[0] + length))))
+        copies = 1 if by_hand else n
+        together = max(1, min(len(prompts), budget // (copies * prompts[0] + n * length)))
         rows = n * together
-        values = 2.0 * layers * heads * size * FP32 * rows * (prompts[0] + length)
+        held = copies * together * prompts[0] + rows * (rounded(length) if by_hand else length)
+        values = 2.0 * layers * heads * size * FP32 * held
         most = max(most, values * (1 + 1 / layers) + NOISE * rows * config.vocab_size)
-    return most
+    return most + (laid_anew(policy.base) if by_hand else 0)
+
+
+def laid_anew(model: nn.Module) -> int:
+    """Bytes of the weights that are laid out anew while tokens are drawn."""
+    from preferent.models.linear import FAST, Linear, few
+
+    layers = {module.weight for module in model.modules() if type(module) is Linear} if FAST else set()
+    return sum(weight.nbytes for weight in layers if few(weight))
