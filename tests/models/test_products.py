@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextRMSNormGated
 
 from preferent.models import head as heads
 from preferent.models.compiled import Fused
@@ -16,7 +17,7 @@ from preferent.models.head import Head, token_logprobs
 from preferent.models.linear import Linear, products
 from preferent.models.load import save_folder
 from preferent.models.norm import Norm
-from tiny_models import tiny
+from tiny_models import PLAIN, SHARING, tiny
 
 
 def pulled(f, *inputs):
@@ -53,7 +54,7 @@ def test_a_product_for_several_layers_is_what_each_of_them_makes(biases, kind, r
     layers = [kind(24, size, bias=bias) for size, bias in zip((32, 8), biases, strict=True)]
     x = torch.randn(rows, 24)
     with torch.no_grad():
-        close(products(layers)(x), [layer(x) for layer in layers])
+        close(products(layers, copied=True)(x), [layer(x) for layer in layers])
 
 
 def test_only_what_wants_a_gradient_gets_one():
@@ -194,5 +195,14 @@ def test_a_norm_of_frozen_weights_still_hands_the_gradient_on():
 
 
 def test_other_norms_stay_what_they_are():
-    others = [nn.LayerNorm(8), Gemma3RMSNorm(8), nn.RMSNorm(8)]
+    others = [nn.LayerNorm(8), Gemma3RMSNorm(8), nn.RMSNorm(8), Qwen3NextRMSNormGated(8)]
     assert [type(fast(copy.deepcopy(norm))) for norm in others] == [type(norm) for norm in others]
+
+
+@pytest.mark.parametrize("name", [*SHARING, *PLAIN])
+def test_a_model_with_faster_layers_says_the_same(name):
+    model = tiny(name)
+    tokens = torch.arange(3, 33).view(2, 15)
+    with torch.no_grad():
+        before = model(tokens).logits
+        torch.testing.assert_close(fast(model)(tokens).logits, before, rtol=1e-4, atol=1e-4)

@@ -52,7 +52,7 @@ rows = [(Prompt(tuple(range(3 + i % 99, 103 + i % 99))), Reply(tuple(range(5, 65
 rewards[0].score_rows(rows[:1])
 
 limit(20)
-drawn = samplers[0].sample(prompts, 16)
+drawn = samplers[0].sample(prompts, 64)
 said["cache"] = samplers[0].state_dict()["cache_tokens"] < samplers[1].cache_tokens
 limit(20)
 read = limited.map(large, lambda model, cut: model.read(cut).logprobs)
@@ -83,7 +83,7 @@ said["resumed"] = other.token_budget
 said["far"] = (read - free.map(large, lambda model, cut: model.read(cut).logprobs)).abs().max().item()
 said["losses"] = [measured, free.measure([small, larger], Likelihood())["loss"]]
 said["same"] = [[e.tokens for e in group] for group in drawn] == [
-    [e.tokens for e in group] for group in samplers[1].sample(prompts, 16)
+    [e.tokens for e in group] for group in samplers[1].sample(prompts, 64)
 ]
 said["far off"] = (scores - rewards[1].score_rows(rows)).abs().max().item()
 said["free"] = [free.update(batch, Likelihood()) for batch in (large, small)]

@@ -5,10 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from preferent.config import UsageError
 from preferent.data.batches import episodes, logprobs
+from preferent.models.fast import fast
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
-from preferent.sampling.direct import can_decode
+from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.local import LocalSampler, closed
 from preferent.sampling.noise import drawn, row_keys, uniforms
 from preferent.sampling.support import Support
@@ -19,7 +21,7 @@ PROMPTS = [Prompt((7, 8, 9, 10, 11, 12, 13)), Prompt((5, 6)), Prompt((20, 21, 22
 
 
 def policy_of(name="Qwen2", **extra):
-    model = tiny(name, **extra)
+    model = fast(tiny(name, **extra))
     sharing = can_share(model)
     return LanguagePolicy(model, Spaced(), sharing=sharing, own_head=can_use_own_head(model))
 
@@ -226,6 +228,75 @@ def test_replies_begin_as_soon_as_others_have_left_room_where_a_model_is_decoded
     assert len(sampler.begins) > 2
     assert all(held <= 500 for _, held in sampler.begins)
     assert any(alive for alive, _ in sampler.begins) == sampler.direct
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Gemma 3"])
+def test_short_prompts_do_not_wait_beside_a_long_one_for_the_places_that_it_takes(name):
+    """Twenty of three tokens beside one of 200 would take 4,200 places. What all draw is what each draws alone."""
+    policy = policy_of(name)
+    prompts = [Prompt(tuple(3 + i % 50 for i in range(200))), *(Prompt((5, 6, 7 + i)) for i in range(20))]
+    sampler = Watched(policy, max_new_tokens=6, end_tokens=[])
+    sampler.begins = []
+    drawn = spoken(sampler.sample(prompts, 2))
+    assert all(held < 1000 for _, held in sampler.begins)
+    assert drawn == [spoken(LocalSampler(policy, max_new_tokens=6, end_tokens=[]).sample([p], 2))[0] for p in prompts]
+
+
+def test_buffers_hold_the_rows_alive_and_no_more_tokens_than_they_may_have():
+    state = Direct(policy_of(), longest=100)
+    with torch.no_grad():
+        state.admit([(3, 4, 5), (6, 7)], [20, 20])
+        for _ in range(60):
+            state.step(torch.full((len(state.group),), 9))
+        state.keep(torch.tensor([39, 1]))
+        state.admit([(8, 9)], [5])
+        for _ in range(40):
+            state.step(torch.full((7,), 9))
+        assert {tuple(own.shape[::2]) for layer in state.layers for own in layer.own} == {(7, 124)}
+        state.keep(torch.arange(2, 7))  # the older have all of their 100
+        for _ in range(60):
+            state.step(torch.full((5,), 9))
+    assert {tuple(own.shape[::2]) for layer in state.layers for own in layer.own} == {(5, 100)}
+
+
+class Full(LocalSampler):
+    """Memory runs out at the token that it is told, once."""
+
+    def choose(self, logits, uniform):
+        self.left -= 1
+        if self.left == 0:
+            raise torch.OutOfMemoryError
+        return super().choose(logits, uniform)
+
+
+@pytest.mark.parametrize("at", [1, 7, 20])
+def test_replies_are_the_same_after_memory_ran_out(at):
+    policy = policy_of()
+    whole = LocalSampler(policy, max_new_tokens=12, end_tokens=range(8)).sample(PROMPTS, 4)
+    sampler = Full(policy, max_new_tokens=12, end_tokens=range(8), cache_tokens=120)
+    sampler.left = at
+    assert spoken(sampler.sample(PROMPTS, 4)) == spoken(whole)
+    assert sampler.left < 0
+    assert 0 < sampler.state_dict()["cache_tokens"] <= 60
+
+
+def test_memory_that_runs_out_before_anything_is_drawn_is_an_error():
+    policy = policy_of()
+    sampler = LocalSampler(policy, max_new_tokens=4)
+    with pytest.raises(UsageError, match="begin drawing"):
+        sampler.again(sampler.begun(PROMPTS, 2), [], "")
+
+
+def test_what_cannot_be_drawn_is_refused():
+    policy = policy_of()
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        LocalSampler(policy, max_new_tokens=0)
+    with pytest.raises(ValueError, match="at least one reply"):
+        LocalSampler(policy, max_new_tokens=2).sample(PROMPTS, 0)
+    with torch.no_grad():
+        policy.base.get_input_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(UsageError, match="not numbers"):
+        LocalSampler(policy, max_new_tokens=2).sample(PROMPTS, 2)
 
 
 def test_a_prompt_with_more_replies_than_there_is_room_for_gets_them_in_parts():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from preferent.data.batches import episodes, logprobs
+from preferent.models.fast import fast
 from preferent.models.load import with_adapter
 from preferent.models.merging import adapted, merged
 from preferent.models.policy import LanguagePolicy
@@ -17,7 +18,7 @@ PROMPTS = [Prompt((3, 4, 5)), Prompt((6, 7)), Prompt(tuple(range(3, 20)))]
 
 @pytest.fixture
 def policy():
-    model = tiny("Llama")
+    model = fast(tiny("Llama"))
     sharing = can_share(model)
     model = with_adapter(model, base="nowhere", rank=4, alpha=8, seed=0)
     for layer in adapted(model):

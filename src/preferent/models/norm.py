@@ -6,6 +6,7 @@ backwards, for 2,048 tokens of 192 numbers on two threads.
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -59,9 +60,11 @@ class Normed(torch.autograd.Function):
 
 @torch.no_grad()
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer of some other class is such a norm, asked in numbers."""
+    """Whether a layer of some other class is such a norm, of nothing but its input: asked in numbers."""
     weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if not isinstance(epsilon, float) or not isinstance(weight, nn.Parameter) or len(list(module.parameters())) != 1:
+        return False
+    if len(signature(type(module).forward).parameters) != 2:  # a gate may come with it
         return False
     x = torch.linspace(-2, 3, 2 * len(weight)).view(2, -1).to(weight)
     ours = weight * rms_norm(x.float(), x.shape[-1:], eps=epsilon).to(x.dtype)

@@ -25,6 +25,7 @@ from preferent.types import Replies
 
 log = logging.getLogger(__name__)
 WINDOW = 8
+MOVING = ("dynamic", "longrope")  # ways to turn positions that change with the length of what is read
 REFUSALS = (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError)
 
 
@@ -34,7 +35,20 @@ def can_share(model: nn.Module) -> bool:
 
     A model whose attention can follow a tree does so from then on; others get rows and masks.
     """
+    config = model.config.get_text_config()  # type: ignore[operator,union-attr]
+    positions = getattr(config, "rope_parameters", None) or {}
+    if positions.get("rope_type") in MOVING:
+        return apart(
+            model,
+            "what it reads of one text depends on the longest that is read with it (rope_type "
+            f"{positions['rope_type']})",
+        )
     return can_branch(model) or can_mask(model)
+
+
+def apart(model: nn.Module, reason: str) -> bool:
+    log.warning("%s computes every reply with a prompt of its own: %s.", type(model).__name__, reason)
+    return False
 
 
 def can_branch(model: Any) -> bool:
@@ -76,9 +90,7 @@ def can_mask(model: nn.Module) -> bool:
         else:
             if not error <= tolerance(model):
                 reason = f"a shared prefix changes its hidden states by {error:.1e}"
-    if reason:
-        log.warning("%s computes every reply with a prompt of its own: %s.", type(model).__name__, reason)
-    return reason is None
+    return reason is None or apart(model, reason)
 
 
 @torch.no_grad()

@@ -11,8 +11,12 @@ import torch
 
 from preferent.config import UsageError
 
-# What PyTorch says on a CPU, where it has no class for it; a C++ library's refusal; cuBLAS, when it finds no workspace.
-SIGNS = ("DefaultCPUAllocator", "std::bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
+# What PyTorch says on a CPU, where it has no class for it; a C++ library's refusal; oneDNN's; cuBLAS, when it finds no
+# workspace; and the driver, whose memory others may have taken.
+SIGNS = (
+    "DefaultCPUAllocator", "std::bad_alloc", "could not create a memory object", "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)  # fmt: skip
 SHOWN = 24  # tokens of the prompt that does not fit
 
 

@@ -22,8 +22,6 @@ Tokens = Sequence[int]
 class Branching:
     """Keys and values of each prompt, computed once and then repeated for its replies; masked by position."""
 
-    refills = False
-
     def __init__(self, policy: LanguagePolicy) -> None:
         self.policy = policy
         self.head = head_of(policy.base)
@@ -77,8 +75,6 @@ class Branching:
 
 class Repeating:
     """The plain path: every reply has its prompt to itself, prompts are of one length, the model makes its cache."""
-
-    refills = False
 
     def __init__(self, policy: LanguagePolicy) -> None:
         self.policy = policy

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from preferent.models.forward import FULL
 from preferent.models.head import head_of
-from preferent.models.linear import products
+from preferent.models.linear import copied_bytes, products
 from preferent.models.plan import token_budget
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import random_replies, relative, tolerance
@@ -40,7 +40,7 @@ def can_decode(policy: LanguagePolicy) -> bool:
     x = random_replies(policy.base)
     prompts = [row[:length].tolist() for row, length in zip(x.prompts, x.prompt_length.tolist(), strict=True)]
     try:
-        state = Direct(policy)
+        state = Direct(policy, longest=6)
         found = [state.admit(prompts, [2, 2])[[3, 0]]]
         found += [state.step(x.tokens[:, i])[[3, 0]] for i in range(3)]
         state.keep(torch.tensor([3, 0], device=x.tokens.device))
@@ -58,17 +58,18 @@ def can_decode(policy: LanguagePolicy) -> bool:
 class Direct:
     """For each layer, keys and values of g prompts [g, h, p, d], and of the r replies alive [r and more, h, t, d].
 
-    Replies that are admitted later than others have nothing at the buffers' first places.
+    Replies that are admitted later than others have nothing at the buffers' first places. No reply has more than
+    ``longest`` tokens.
     """
 
-    refills = True
-
-    def __init__(self, policy: LanguagePolicy) -> None:
+    def __init__(self, policy: LanguagePolicy, *, longest: int) -> None:
         self.policy = policy
+        self.longest = longest
         self.model = policy.base.base_model
-        self.layers = [Layer(layer) for layer in self.model.layers]
+        copied = copied_bytes(policy.base) > 0
+        self.layers = [Layer(layer, copied=copied) for layer in self.model.layers]
         head = head_of(policy.base)
-        self.head = replace(head, linear=alone(products([head.linear])))
+        self.head = replace(head, linear=alone(products([head.linear], copied=copied)))
         none = torch.zeros(0, dtype=torch.long, device=policy.base.device)
         self.length = none  # [g] of the prompts
         self.group, self.position, self.born = none, none, none  # [r] which prompt, the next token's place, t at first
@@ -82,10 +83,10 @@ class Direct:
         counted = torch.tensor(counts, device=device)
         which = torch.arange(len(prompts), device=device).repeat_interleave(counted)
         self.leave(worth=1.0)
-        self.forget()
+        first = self.forgotten()
         length = torch.tensor([len(prompt) for prompt in prompts], device=device)
         width = max(self.length.tolist() + length.tolist())
-        self.room = max(self.room, ROOM)
+        self.room = max(self.room, self.t + min(ROOM, self.longest))
         states, kept = self.prefill(prompts, width)
         for layer, (keys, values) in zip(self.layers, kept, strict=True):
             fresh = [keys.new_empty(len(which), keys.shape[1], self.room, keys.shape[3]) for _ in range(2)]
@@ -94,7 +95,8 @@ class Direct:
             if r:
                 keys = torch.cat([wide(layer.keys, width), keys])
                 values = torch.cat([wide(layer.values, width), values])
-                fresh = [torch.cat([wide(own[:r], self.room), new]) for own, new in zip(layer.own, fresh, strict=True)]
+                before = [wide(own[:r, :, first:], self.room) for own in layer.own]
+                fresh = [torch.cat(each) for each in zip(before, fresh, strict=True)]
             layer.keys, layer.values, layer.own = keys, values, fresh
         self.group = torch.cat([self.group, len(self.length) + which])
         self.length = torch.cat([self.length, length])
@@ -145,10 +147,7 @@ class Direct:
     def step(self, tokens: Tensor) -> Tensor:
         """Logits [r, v] of the rows alive after one more token [r] each."""
         if self.t == self.room:
-            self.room = max(ROOM, 2 * self.t)
-            for layer in self.layers:
-                layer.own = [wide(own, self.room) for own in layer.own]
-            self.hide()
+            self.grow()
         r = len(tokens)
         x = self.model.embed_tokens(tokens)
         cos, sin = (each.view(r, 1, -1) for each in self.model.rotary_emb(x[None], self.position[None]))
@@ -227,13 +226,19 @@ class Direct:
             layer.keys, layer.values = (each[groups, :, :longest] for each in (layer.keys, layer.values))
         self.hide()
 
-    def forget(self) -> None:
-        """Take the buffers' first places away which no row alive has anything at."""
+    def grow(self) -> None:
+        """Twice the room for the rows alive, or as much as they can fill."""
+        r, first = len(self.group), self.forgotten()
+        self.room = min(max(ROOM, 2 * self.t), self.longest + int(self.born.max()))
+        for layer in self.layers:
+            layer.own = [wide(own[:r, :, first:], self.room) for own in layer.own]
+        self.hide()
+
+    def forgotten(self) -> int:
+        """How many of the buffers' first places no row alive has anything at: they do not count from here on."""
         first = int(self.born.min()) if len(self.born) else self.t
-        if first:
-            for layer in self.layers:
-                layer.own = [own[:, :, first:] for own in layer.own]
-            self.born, self.t, self.room = self.born - first, self.t - first, self.room - first
+        self.born, self.t, self.room = self.born - first, self.t - first, self.room - first
+        return first
 
 
 class Layer:
@@ -243,25 +248,26 @@ class Layer:
     values: Tensor
     own: list[Tensor]  # keys and values [r and more, h, room, d]
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, layer: Any, *, copied: bool) -> None:
         attention = layer.self_attn
         self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
-        self.projected = products([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.projected = products([attention.q_proj, attention.k_proj, attention.v_proj], copied=copied)
         self.norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self.scaling: float = attention.scaling
-        self.output = alone(products([attention.o_proj]))
-        self.mlp = perceptron(layer.mlp)
+        self.output = alone(products([attention.o_proj], copied=copied))
+        self.mlp = perceptron(layer.mlp, copied=copied)
 
 
-def perceptron(mlp: Any) -> Callable[[Tensor], Tensor]:
+def perceptron(mlp: Any, *, copied: bool) -> Callable[[Tensor], Tensor]:
     """A layer's other half, in two products where it is of the usual kind."""
     if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return mlp  # type: ignore[no-any-return]
-    wide, narrow = products([mlp.gate_proj, mlp.up_proj]), alone(products([mlp.down_proj]))
+    widened = products([mlp.gate_proj, mlp.up_proj], copied=copied)
+    narrowed = alone(products([mlp.down_proj], copied=copied))
 
     def gated(x: Tensor) -> Tensor:
-        gate, up = wide(x)
-        return narrow(mlp.act_fn(gate) * up)
+        gate, up = widened(x)
+        return narrowed(mlp.act_fn(gate) * up)
 
     return gated
 

@@ -6,14 +6,16 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from preferent.config import UsageError
 from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
-from preferent.models.room import no_room, release, too_large
+from preferent.models.room import no_room, reason, release, too_large
 from preferent.sampling.cached import Branching, Repeating
 from preferent.sampling.direct import Direct, can_decode
 from preferent.sampling.noise import drawn, row_keys, uniforms
@@ -22,6 +24,11 @@ from preferent.types import Episode, Prompt
 
 log = logging.getLogger(__name__)
 BLOCK = 64  # positions whose noise is made at a time
+EMPTY = 2  # times as many places as there are tokens, at most
+NOT_A_NUMBER = (
+    "The policy's log-probabilities are not numbers (NaN), so that nothing can be drawn from it. Its training has gone "
+    "astray: go back to an earlier checkpoint, and take a lower --lr or --max-grad-norm."
+)
 Stop = Literal["end", "length", "stop_string"]
 
 
@@ -55,11 +62,14 @@ class LocalSampler:
         seed: int = 0,
         cache_tokens: int = 1 << 17,
     ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"expected max_new_tokens of at least 1; got {max_new_tokens}")
         self.policy = policy
         self.max_new_tokens = max_new_tokens
         self.end_tokens = frozenset(end_tokens if end_tokens is not None else [policy.tokenizer.eos_token_id])
         self.support = support
         self.stop = tuple(stop)
+        self.tail = 8 + 4 * max(map(len, self.stop), default=0)  # tokens that a stop string may lie in: of a byte each
         self.seed = seed
         self.cache_tokens = cache_tokens  # keys and values held at a time, over all rows
         self.version = 0
@@ -90,11 +100,15 @@ class LocalSampler:
         """The same as they come: the place of a prompt, and its episodes once all of them have ended.
 
         Where memory does not suffice, fewer are drawn at a time from then on. Raises UsageError where one is too many.
+        An adapter stays added to the policy's weights until the last have come.
         """
+        if n < 1:
+            raise ValueError(f"expected at least one reply to each prompt; got {n}")
         groups = self.begun(prompts, n)
         left = [n] * len(groups)
         waiting = self.queue(groups)
         while waiting:
+            tried = {id(row): row for rows in waiting for row in rows}
             try:
                 with merged(self.policy):
                     for ended in self.growing(waiting):
@@ -109,7 +123,9 @@ class LocalSampler:
             else:
                 return
             release()
-            waiting = self.again(groups, waiting, why)
+            for row in (row for rows in waiting for row in rows):
+                del tried[id(row)]
+            waiting = self.again(groups, list(tried.values()), why)
 
     def begun(self, prompts: Sequence[Prompt], n: int) -> list[list[Drawn]]:
         """For each prompt the replies that are to be drawn, still empty."""
@@ -126,7 +142,7 @@ class LocalSampler:
     def queue(self, groups: Sequence[Sequence[Drawn]]) -> deque[list[Drawn]]:
         """Replies that begin together, those to long prompts first; of one prompt no more than the cache may hold."""
         waiting: deque[list[Drawn]] = deque()
-        for group in sorted(groups, key=lambda rows: -len(rows[0].prompt.tokens) if rows else 0):
+        for group in sorted(groups, key=lambda rows: -len(rows[0].prompt.tokens)):
             rows = list(group)
             while rows:
                 most = next((n for n in range(len(rows), 1, -1) if self.held(rows[:n]) <= self.cache_tokens), 1)
@@ -135,36 +151,51 @@ class LocalSampler:
         return waiting
 
     def held(self, rows: Sequence[Drawn]) -> int:
-        """Tokens whose keys and values stand in the cache when the last of these rows ends."""
+        """Places of keys and values in the cache when the last of these rows, which begin together, ends."""
+        lengths = self.lengths(rows)
+        return len(lengths) * max(lengths) + len(rows) * self.max_new_tokens
+
+    def lengths(self, rows: Sequence[Drawn]) -> list[int]:
+        """Tokens of each prompt that stands in the cache: once for all its replies where they are decoded by hand."""
         reading = {row.place: row for row in rows}.values() if self.direct else rows
-        return sum(len(row.prompt.tokens) for row in reading) + self.max_new_tokens * len(rows)
+        return [len(row.prompt.tokens) for row in reading]
 
     def admitted(self, waiting: deque[list[Drawn]], alive: Sequence[Drawn]) -> list[list[Drawn]]:
-        """Those that begin now: as many as the cache has room for, once half of it is free."""
-        free = self.cache_tokens - self.held(alive)
-        new: list[list[Drawn]] = []
-        if alive and free < self.cache_tokens // 2:
+        """Those that begin now: as many as the cache has room for, once half of it is free.
+
+        A prompt takes as many places as the longest beside it, and a reply as many as the oldest has come to have when
+        the youngest ends. Prompts that are so much shorter that most places would be empty wait for one another; so do,
+        where each reply has its prompt to itself, all of another length.
+        """
+        lengths, new = self.lengths(alive), list[list[Drawn]]()
+        count, longest, tokens, rows = len(lengths), max(lengths, default=0), sum(lengths), len(alive)
+        each = self.max_new_tokens + max((len(row.tokens) for row in alive), default=0)
+        if alive and count * longest + rows * each > self.cache_tokens // 2:
             return new
         while waiting:
-            rows = waiting[0]
-            even = self.policy.sharing or not new or len(new[0][0].prompt.tokens) == len(rows[0].prompt.tokens)
-            if (alive or new) and (self.held(rows) > free or not even):
+            lengths = self.lengths(waiting[0])
+            count, longest, tokens = count + len(lengths), max(longest, *lengths), tokens + sum(lengths)
+            rows += len(waiting[0])
+            places = count * longest + rows * each
+            fits = places <= self.cache_tokens and places <= EMPTY * (tokens + rows * each)
+            if (alive or new) and not (fits and (self.policy.sharing or tokens == count * longest)):
                 break
-            free -= self.held(rows)
             new.append(waiting.popleft())
         return new
 
-    def again(self, groups: Sequence[Sequence[Drawn]], waiting: deque[list[Drawn]], why: str) -> deque[list[Drawn]]:
-        """The queue after memory ran out: those that had not ended begin again, half as many at a time."""
-        untouched = {id(row) for rows in waiting for row in rows}
-        unended = [[row for row in group if row.stop is None] for group in groups]
-        tried = [row for rows in unended for row in rows if id(row) not in untouched]
+    def again(self, groups: Sequence[Sequence[Drawn]], tried: Sequence[Drawn], why: str) -> deque[list[Drawn]]:
+        """The queue after memory ran out over these: those that had not ended begin again, half as many at a time."""
+        if not tried:
+            raise UsageError(
+                "Memory does not suffice to begin drawing replies: an adapter is added to a copy of the weights "
+                f"meanwhile. Take a smaller --model.\n({reason(why)})"
+            )
         if len(tried) == 1:
-            (prompt,) = [row.prompt for row in tried]
+            prompt = tried[0].prompt.tokens
             raise too_large(
-                f"to draw a single reply: its prompt has {len(prompt.tokens)} tokens, and --max-new-tokens is "
+                f"to draw a single reply: its prompt has {len(prompt)} tokens, and --max-new-tokens is "
                 f"{self.max_new_tokens}",
-                prompt.tokens,
+                prompt,
                 tokenizer=self.policy.tokenizer,
                 helps="Lower that or --max-length, or take a smaller --model.",
                 said=why,
@@ -174,23 +205,26 @@ class LocalSampler:
         log.warning(
             "Keys and values of %d tokens do not fit into memory: fewer replies are drawn at a time from here on.", cost
         )
-        for row in tried:
-            row.tokens, row.logprobs = [], []
-        return self.queue(unended)
+        unended = [[row for row in group if row.stop is None] for group in groups]
+        for group in unended:
+            for row in group:
+                row.tokens, row.logprobs = [], []
+        return self.queue([group for group in unended if group])
 
     # --- drawing -------------------------------------------------------------------------------------
     @torch.inference_mode()
     def growing(self, waiting: deque[list[Drawn]]) -> Iterator[list[Drawn]]:
         """Draws the replies in ``waiting``, taking them from it; after each token, those that ended with it."""
         device = self.policy.base.device
-        kind: Any = Direct if self.direct else Branching if self.policy.sharing else Repeating
         block = torch.arange(BLOCK, dtype=torch.int32, device=device)
-        state, alive, column = kind(self.policy), list[Drawn](), 0
-        logits = torch.empty(0, device=device)
+        state: Any = None
+        alive, column, logits = list[Drawn](), 0, torch.empty(0, device=device)
         while waiting or alive:
-            new = self.admitted(waiting, alive) if waiting and (state.refills or not alive) else []
+            new = self.admitted(waiting, alive) if waiting and (self.direct or not alive) else []
             if new:
-                state = state if alive else kind(self.policy)
+                if not alive:
+                    state = None  # what it holds is let go before another takes as much
+                    state = self.state()
                 first = state.admit([rows[0].prompt.tokens for rows in new], [len(rows) for rows in new])
                 logits = torch.cat([logits, first]) if alive else first
                 alive += [row for rows in new for row in rows]
@@ -200,9 +234,12 @@ class LocalSampler:
                 noise, column = uniforms(keys, at + block), 0
             tokens, logprobs = self.choose(logits, noise[:, column])
             column += 1
+            said = logprobs.tolist()
+            if isnan(sum(said)):
+                raise UsageError(NOT_A_NUMBER)
             going = [
                 place
-                for place, each in enumerate(zip(alive, tokens.tolist(), logprobs.tolist(), strict=True))
+                for place, each in enumerate(zip(alive, tokens.tolist(), said, strict=True))
                 if not self.ended(*each)
             ]
             ended = [alive[place] for place in set(range(len(alive))).difference(going)]
@@ -217,6 +254,12 @@ class LocalSampler:
                 state.keep(kept)
             if alive:
                 logits = state.step(tokens)
+
+    def state(self) -> Direct | Branching | Repeating:
+        """What keeps keys and values."""
+        if self.direct:
+            return Direct(self.policy, longest=self.max_new_tokens)
+        return Branching(self.policy) if self.policy.sharing else Repeating(self.policy)
 
     def choose(self, logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """[r] tokens of logits [r, v], and their log-probabilities in the whole distribution."""
@@ -233,7 +276,7 @@ class LocalSampler:
         row.logprobs.append(logprob)
         if token in self.end_tokens:
             row.stop = "end"
-        elif self.stop and any(stop in self.text(row.tokens) for stop in self.stop):
+        elif self.stop and any(stop in self.text(row.tokens[-self.tail :]) for stop in self.stop):
             row.stop = "stop_string"
         elif len(row.tokens) == self.max_new_tokens:
             row.stop = "length"

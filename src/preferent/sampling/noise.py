@@ -49,7 +49,7 @@ def inverted(weights: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     """Of weights [r, k] the one at which their running sum passes a share of the whole, and what is left of it then."""
     sums = weights.cumsum(-1)
     wanted = (uniform * sums[:, -1]).minimum(sums[:, -1].nextafter(sums.new_zeros(())))
-    at = torch.searchsorted(sums, wanted[:, None], right=True)
+    at = torch.searchsorted(sums, wanted[:, None], right=True).clamp(max=weights.shape[-1] - 1)  # beyond it if NaN
     return at[:, 0], wanted - (sums.gather(1, at) - weights.gather(1, at))[:, 0]
 
 

@@ -354,7 +354,7 @@ def drawing(policy: Backbone, work: Work) -> float:
 
     Decoding by hand has a prompt's once for all its replies, buffers with some room, and copies of small weights.
     """
-    from preferent.models.linear import rounded
+    from preferent.models.linear import copied_bytes, rounded
     from preferent.sampling.direct import can_decode
     from preferent.sampling.local import LocalSampler
 
@@ -375,12 +375,4 @@ def drawing(policy: Backbone, work: Work) -> float:
         held = copies * together * prompts[0] + rows * (rounded(length) if by_hand else length)
         values = 2.0 * layers * heads * size * FP32 * held
         most = max(most, values * (1 + 1 / layers) + NOISE * rows * config.vocab_size)
-    return most + (laid_anew(policy.base) if by_hand else 0)
-
-
-def laid_anew(model: nn.Module) -> int:
-    """Bytes of the weights that are laid out anew while tokens are drawn."""
-    from preferent.models.linear import FAST, Linear, few
-
-    layers = {module.weight for module in model.modules() if type(module) is Linear} if FAST else set()
-    return sum(weight.nbytes for weight in layers if few(weight))
+    return most + (copied_bytes(policy.base) if by_hand else 0)

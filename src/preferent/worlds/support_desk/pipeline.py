@@ -46,7 +46,7 @@ class Sizes:
     """How much of everything: what fits into three minutes on two CPU cores."""
 
     demonstrations: int = 16_000
-    asked: int = 2200  # questions whose replies the crowd compares
+    asked: int = 1600  # questions whose replies the crowd compares
     replies: int = 8  # to each of them
     pairs: int = 12  # of each question's replies
     members: int = 3
