@@ -13,7 +13,8 @@ from preferent.models.probe import can_share
 from preferent.models.recompute import recompute_layers
 from preferent.runtime.learner import local_learner
 from preferent.runtime.reference import Remembered
-from preferent.types import Pairs, Prompt, Reply
+from preferent.sampling.local import LocalSampler
+from preferent.types import Pairs, Prompt, Reply, Score
 from tiny_models import tiny
 
 ARCHITECTURES = ["Qwen2", "Llama", "Gemma 3"]
@@ -32,7 +33,7 @@ def plain(name):
 
 
 def quick(name):
-    """Trees or packed rows, the head in pieces and computed again, products and norms by hand, layers twice, cuts."""
+    """Trees or packed rows; the head in pieces; products, norms and decoding by hand; layers computed again."""
     model = tiny(name)
     policy = LanguagePolicy(fast(model), sharing=can_share(model))
     recompute_layers(policy)
@@ -48,6 +49,10 @@ def remembered(policy, learner, x, folder):
     return reference
 
 
+def shorter(episodes):
+    return [Score(-float(len(episode.tokens))) for episode in episodes]
+
+
 def learned(policy, budget, method, folder, *, memory):
     """The weights after three steps."""
     x = batch()
@@ -60,6 +65,13 @@ def learned(policy, budget, method, folder, *, memory):
         pairs = Pairs(x, better, better + 1, ones, 0 * ones, ones)
         reference = remembered(policy, learner, x, folder) if memory else policy.frozen()
         steps = dpo.dpo(learner, reference, [pairs] * 3)
+    elif method == "grpo":
+        # With every technique some replies wait until others have ended.
+        sampler = LocalSampler(
+            policy, max_new_tokens=8, end_tokens=range(3, 9), cache_tokens=150 if memory else 1 << 17
+        )
+        prompts = [Prompt(tuple(range(3, 3 + p))) for p, _ in LENGTHS]
+        steps = grpo.grpo(learner, policy.frozen(), sampler, shorter, [prompts] * 3, config=grpo.Config(group=3))
     else:
         gain = torch.tensor([1.0, -1.0, 0.0, 0.0, 0.5, -0.5, 0.0, 0.0, 2.0, -2.0])[:, None].expand(x.tokens.shape)
         old = learner.map(x, lambda model, cut: model.read(cut).logprobs)
@@ -68,7 +80,7 @@ def learned(policy, budget, method, folder, *, memory):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("method", ["sft", "dpo", "dapo"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "grpo", "dapo"])
 def test_every_technique_at_once_trains_the_same_weights_as_none(name, method, tmp_path, monkeypatch):
     losses, weights = learned(*plain(name), method, tmp_path, memory=False)
     monkeypatch.setattr(head, "CHUNK", 64)
