@@ -198,6 +198,19 @@ def test_an_adapter_keeps_little_more_and_makes_half_as_much_again():
     assert found.phases["sampling"] >= found.phases["updating"] + copied(adapted)
 
 
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_copy_in_bf16_from_which_replies_are_drawn_is_held_all_the_time(lora):
+    """Two bytes for each weight, no second sum of weights and adapter, and keys and values of half the size."""
+    policy = load_policy(base(), device="cpu", lora=lora)
+    size = 2 * sum(p.numel() for name, p in policy.named_parameters() if "lora" not in name)
+    works = [Work([GROUPS, GROUPS], token_budget=60, drawn=(2, 20), half=half) for half in (False, True)]
+    without, found = (estimated({"policy": policy}, [policy], [policy], work, bf16=True) for work in works)
+    assert found.parts["weights: copy in bf16"] == size
+    assert "weights: adapter added" not in found.parts
+    assert found.parts["sampler"] < without.parts["sampler"]
+    assert found.phases["updating"] == without.phases["updating"] + size
+
+
 @pytest.mark.parametrize("name", ["Qwen2", "Llama"])
 def test_what_a_pass_makes_is_what_its_operations_allocate(name):
     """As the profiler counts it, operation by operation."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from preferent.config import UsageError
+from preferent.models.half import follow, halved
 from preferent.models.merging import merged
 from preferent.models.policy import LanguagePolicy
 from preferent.models.room import no_room, reason, release, too_large
@@ -45,7 +46,7 @@ class Drawn:
 
 
 class LocalSampler:
-    """Draws replies from a policy in this process; the weights are the policy's own, not a copy.
+    """Draws replies from a policy in this process; the weights are the policy's own, or with ``half`` a copy in bf16.
 
     ``support`` narrows what may be drawn (top-p and its kin): for evaluation and demonstrations. The log-probabilities
     are those of the whole distribution at the policy's temperature, as ``Policy.read`` gives them.
@@ -61,10 +62,12 @@ class LocalSampler:
         stop: Sequence[str] = (),
         seed: int = 0,
         cache_tokens: int = 1 << 17,
+        half: bool = False,
     ) -> None:
         if max_new_tokens < 1:
             raise ValueError(f"expected max_new_tokens of at least 1; got {max_new_tokens}")
-        self.policy = policy
+        self.source = policy  # whose weights are loaded
+        self.policy = policy = halved(policy) if half else policy  # from which is drawn
         self.max_new_tokens = max_new_tokens
         self.end_tokens = frozenset(end_tokens if end_tokens is not None else [policy.tokenizer.eos_token_id])
         self.support = support
@@ -79,9 +82,11 @@ class LocalSampler:
         """The learner's weights: nothing to copy where they are the policy's own, as they are in one process."""
         own = {name.removeprefix("policy."): value for name, value in weights.items()}
         with torch.no_grad():
-            for name, parameter in self.policy.named_parameters():
+            for name, parameter in self.source.named_parameters():
                 if name in own and own[name].data_ptr() != parameter.data_ptr():
                     parameter.copy_(own[name])
+        if self.policy is not self.source:
+            follow(self.policy, self.source)
         self.version = version
 
     def state_dict(self) -> dict[str, Any]:

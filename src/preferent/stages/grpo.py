@@ -79,7 +79,7 @@ def run(options: Options, *, title: str = "") -> None:
             planned = plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards))
             plan.show(replace(planned, settled={"kl": objective.kl}))
             return
-        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
+        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
         training.trained(
             run,
             algorithm.grpo(

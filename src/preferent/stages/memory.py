@@ -36,6 +36,7 @@ class Work:
     mini_batch: int | None = None  # prompts in an update; None: the step's
     drawn: tuple[int, int] | None = None  # replies to a prompt and tokens of each, where the policy draws them itself
     scored: int = 0  # most tokens that reward models read at a time; 0: there are none
+    half: bool = False  # whether replies are drawn from a copy of the policy in bf16
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ def estimated(
 
     ``eight_bits`` is about the optimiser's moments.
     """
+    from preferent.models.half import size_of_half
+
     weights = weighed(held)
     each = [sum(p.numel() * p.element_size() for p in m.parameters() if p.requires_grad) for m in trained]
     learned, own = sum(each), max(each)
@@ -89,12 +92,15 @@ def estimated(
     working = activations + logits + (own if several else 0)
     mixed = several or len(trained) > 1 or work.drawn is not None
     lost = wasted(activations, trunks, most, mixed=mixed)
-    sampler, copy = (drawing(trunks[0], work), copied(trunks[0])) if work.drawn else (0.0, 0.0)
+    half = size_of_half(cast("LanguagePolicy", trunks[0])) if work.half else 0.0
+    sampler = drawing(trunks[0], work) if work.drawn else 0.0
+    copy = copied(trunks[0]) if work.drawn and not work.half else 0.0
     moments = sum(map(moments_of, trained)) if eight_bits else 2.0 * learned
-    fixed = sum(weights.values()) + moments
+    fixed = sum(weights.values()) + half + moments
     cpu = trunks[0].base.device.type == "cpu"
     parts = {
         **{f"weights: {name}": size for name, size in weights.items()},
+        **({"weights: copy in bf16": half} if half else {}),
         "AdamW's moments": moments,
         "gradients": learned,
         "activations": activations,
@@ -373,6 +379,6 @@ def drawing(policy: Backbone, work: Work) -> float:
         together = max(1, min(len(prompts), budget // (copies * prompts[0] + n * length)))
         rows = n * together
         held = copies * together * prompts[0] + rows * (rounded(length) if by_hand else length)
-        values = 2.0 * layers * heads * size * FP32 * held
+        values = 2.0 * layers * heads * size * (FP32 // 2 if work.half else FP32) * held
         most = max(most, values * (1 + 1 / layers) + NOISE * rows * config.vocab_size)
-    return most + (copied_bytes(policy.base) if by_hand else 0)
+    return most + (copied_bytes(policy.base) if by_hand and not work.half else 0)

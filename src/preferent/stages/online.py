@@ -48,8 +48,15 @@ class RewardOptions:
     ] = ()
 
 
-def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int) -> LocalSampler:
-    """The sampler of a training run; what narrows its support is said, for it biases what is learned."""
+def sampler_of(
+    policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int, bf16: bool
+) -> LocalSampler:
+    """The sampler of a training run; what narrows its support is said, for it biases what is learned.
+
+    ``bf16`` where the run trains in it: replies may then be drawn from a copy, and the learner is asked for its own
+    log-probabilities of them.
+    """
+    from preferent.models.half import halves
     from preferent.sampling.local import LocalSampler
     from preferent.sampling.support import Support
 
@@ -68,6 +75,7 @@ def sampler_of(policy: LanguagePolicy, template: Template, options: SamplingOpti
         support=support,
         stop=options.stop,
         seed=seed,
+        half=halves(policy, bf16=bf16),
     )
 
 
@@ -146,6 +154,7 @@ def measuring(
     )
 
     def measure(step: int) -> Metrics:
+        sampler.load(learner.weights(), learner.version)  # both draw from one policy, which may be a copy
         groups = drawn.sample(prompts, 1)
         flat = [episode for group in groups for episode in group]
         scores, parts = scored(reward, flat)
@@ -159,10 +168,11 @@ def measuring(
                 for e, s in zip(flat, scores.tolist(), strict=True)
             ],
         )
-        drawn_at = logprobs(groups)
-        kl = k1(drawn_at, said).sum(-1).mean().item()
+        copied = sampler.policy is not sampler.source  # whose arithmetic is not the reference's
+        own = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if copied else logprobs(groups)
+        kl = k1(own, said).sum(-1).mean().item()
         texts = [episode.text for episode in flat]
-        return {**described(flat, scores, x, drawn_at), **parts, **worth, "kl": kl, "distinct_2": distinct(texts, 2)}
+        return {**described(flat, scores, x, own), **parts, **worth, "kl": kl, "distinct_2": distinct(texts, 2)}
 
     return measure
 

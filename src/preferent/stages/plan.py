@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from preferent.data.batches import Batches
     from preferent.data.stream import StreamBatches
     from preferent.models.forward import Backbone
+    from preferent.models.policy import LanguagePolicy
 
 LOOKED_AT = 2000  # steps whose batches are looked at for the largest
 WIDTH = 110  # characters
@@ -185,13 +186,15 @@ def machine(plan: Plan) -> Iterator[str]:
 def estimate(plan: Plan) -> Estimate:
     """The memory that the plan needs."""
     from preferent.models.device import chosen_device, fast_bf16
+    from preferent.models.half import halves
     from preferent.models.plan import token_budget
 
     device = chosen_device(plan.options.model.device)
     usual = token_budget(device)
     budget = plan.options.optimiser.token_budget or usual
-    work = Work(list(steps_of(plan)), budget, plan.mini_batch, plan.drawn, usual if plan.scored else 0)
     bf16 = fast_bf16(device, plan.options.model.dtype)
+    half = plan.drawn is not None and halves(cast("LanguagePolicy", plan.trunks[0]), bf16=bf16)
+    work = Work(list(steps_of(plan)), budget, plan.mini_batch, plan.drawn, usual if plan.scored else 0, half)
     eight_bits = plan.options.optimiser.optimizer == "adamw8bit"
     return estimated(held(plan), plan.trained, plan.trunks, work, bf16=bf16, eight_bits=eight_bits)
 

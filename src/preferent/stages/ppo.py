@@ -75,7 +75,7 @@ def run(options: Options, *, title: str = "PPO") -> None:
             cut, trunks = options.ppo.mini_batch, [policy, model.critic]
             plan.show(plan.Plan(options, held, [model], trunks, batches, updates, cut, drawn, scored=bool(rewards)))
             return
-        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed)
+        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
         horizon = options.price.kl_horizon if options.price.kl_target else None
         price = AdaptiveKL(options.price.kl, options.price.kl_target or 6.0, horizon)
         training.trained(
