@@ -176,8 +176,8 @@ class Bench(Race):
         before = learner.map(x, lambda _, cut: reference.read(cut).logprobs).cpu()
         return Rollouts(x, old, before, gain.expand(old.shape))
 
-    def sampler(self, policy: LanguagePolicy) -> Lengths:
-        made = Lengths(policy, max_new_tokens=self.size.lengths[1], end_tokens=())
+    def sampler(self, policy: LanguagePolicy, *, half: bool = False) -> Lengths:
+        made = Lengths(policy, max_new_tokens=self.size.lengths[1], end_tokens=(), half=half)
         made.size = self.size
         return made
 
@@ -215,10 +215,10 @@ class Bench(Race):
     def whole(self) -> None:
         """GRPO's step: replies are drawn, marked and learned from."""
         n, each = self.size.batch["grpo"]
-        policy, peer, drawing = copy.deepcopy(self.policy), self.padded("grpo"), self.half()
+        policy, peer = copy.deepcopy(self.policy), self.padded("grpo")
         asked = [self.prompts(n, i) for i in range(self.rounds + 1)]
         steps = groups.grpo(
-            local_learner(policy, bf16=self.bf16), policy.frozen(), self.sampler(drawing), even, asked,
+            local_learner(policy, bf16=self.bf16), policy.frozen(), self.sampler(policy, half=self.bf16), even, asked,
             config=groups.Config(group=each), recompute=self.bf16,
         )  # fmt: skip
         other = self.halved()
@@ -250,7 +250,7 @@ class Bench(Race):
             policy = copy.deepcopy(self.policy)
             learner, reference = local_learner(policy, bf16=self.bf16), policy.frozen()
             if kind == "grpo":  # TRL's replies have no end, so ours have none: all are as long as can be
-                sampler = LocalSampler(self.half(), max_new_tokens=self.size.lengths[1], end_tokens=())
+                sampler = LocalSampler(policy, max_new_tokens=self.size.lengths[1], end_tokens=(), half=self.bf16)
                 config = groups.Config(group=each)
                 steps = groups.grpo(learner, reference, sampler, even, batches, config=config, recompute=self.bf16)
             objective: Any = {"sft": Likelihood(), "dpo": DPO, "grpo": groups.GRPO}[kind]

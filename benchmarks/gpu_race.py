@@ -17,6 +17,7 @@ from speed_here import shapes
 from preferent.config import UsageError
 from preferent.data.batches import replies
 from preferent.models.fast import fast
+from preferent.models.half import halved
 from preferent.models.load import without_dropout
 from preferent.models.plan import token_budget
 from preferent.models.policy import LanguagePolicy
@@ -144,11 +145,8 @@ class Race:
         print(", ".join(f"{name}: {value}" for name, value in path.items()), flush=True)
 
     def half(self) -> LanguagePolicy:
-        """A copy for sampling. Parameters alone change: the frequencies of positions stay in fp32."""
-        made = copy.deepcopy(self.policy)
-        if self.bf16:
-            narrowed(made)
-        return made
+        """A copy for sampling, in bf16 the one from which a run draws."""
+        return halved(self.policy) if self.bf16 else copy.deepcopy(self.policy)
 
     def halved(self) -> Any:
         made = copy.deepcopy(self.plain)
