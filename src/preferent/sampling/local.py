@@ -245,7 +245,7 @@ class LocalSampler:
             going = [
                 place
                 for place, each in enumerate(zip(alive, tokens.tolist(), said, strict=True))
-                if not self.ended(*each)
+                if not self.ended(*each) and len(alive[place].tokens) < self.max_new_tokens
             ]
             ended = [alive[place] for place in set(range(len(alive))).difference(going)]
             for row in ended:
@@ -276,15 +276,13 @@ class LocalSampler:
         return tokens, whole.gather(1, tokens[:, None])[:, 0].log()
 
     def ended(self, row: Drawn, token: int, logprob: float) -> bool:
-        """Write the token down; whether it was the reply's last."""
+        """Write the token down; whether it ends the reply, however much may follow."""
         row.tokens.append(token)
         row.logprobs.append(logprob)
         if token in self.end_tokens:
             row.stop = "end"
         elif self.stop and any(stop in self.text(row.tokens[-self.tail :]) for stop in self.stop):
             row.stop = "stop_string"
-        elif len(row.tokens) == self.max_new_tokens:
-            row.stop = "length"
         return row.stop is not None
 
     def text(self, tokens: Sequence[int]) -> str:
