@@ -64,7 +64,7 @@ ONLINE = {"lr": 5e-4, "steps": 40, "combine": "worst", "eval_every": 5}
 TRAINING: Mapping[str, Mapping[str, Any]] = {
     "sft": SFT,
     "reward": SFT | {"lr": 7e-4, "batch": 4, "weight_decay": 0.01, "members": SIZES.members},
-    "ppo": ONLINE | {"critic_lr": 1e-3, "batch": 64, "kl": 0.1, "ppo_epochs": 2, "value_weight": 0.5},
+    "ppo": ONLINE | {"critic_lr": 1e-3, "batch": 128, "kl": 0.1, "ppo_epochs": 1, "lam": 1.0, "value_weight": 0.5},
     "grpo": ONLINE | {"lr": 1e-3, "schedule": "cosine", "batch": 32, "kl": 0.3},
     "dpo": {"lr": 5e-4, "schedule": "cosine", "batch": 4, "epochs": 2.0, "beta": 0.5},
 }
