@@ -40,6 +40,7 @@ parity: $(VENV)/made $(PEER)/made
 	$(ONE_THREAD) $(VENV)/bin/python benchmarks/parity.py --peer $(PEER)/bin/python
 
 # Speed and memory against the peers, both sides taking turns on all cores. A peer that cannot be installed is missing.
+# `make bench` writes benchmarks/results/speed.json and the table in docs/performance.md, whether or not targets are met.
 bench: $(VENV)/made
 	-@$(MAKE) --no-print-directory $(PEER)/made $(PPO_PEER)/made
 	$(VENV)/bin/python benchmarks/speed.py --peer $(PEER)/bin/python --ppo-peer $(PPO_PEER)/bin/python $(ARGS)

@@ -1,18 +1,16 @@
-"""Writes the table of docs/performance.md from what ``make bench`` measured: ``python benchmarks/page.py``."""
+"""The table of docs/performance.md, from what ``make bench`` measured, which ends by writing it.
 
+python benchmarks/page.py        writes it again from benchmarks/results/speed.json
+"""
+
+import argparse
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
-
-
-def read(name: str) -> dict[str, Any] | None:
-    path = HERE / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
 
 
 def verdict(ratio: float, target: float | None, *, least: bool) -> str:
@@ -37,25 +35,44 @@ def speed(report: dict[str, Any]) -> str:
             f"| {job['reply_tokens_a_second']['here']:,.0f} | {job['of_the_matrix_rate']:.0%} "
             f"| {job['times_the_floor']:.1f}× |"
         )
+    for name, why in report.get("uncompared", {}).items():
+        rows.append(f"| {name}: {why} |" + " – |" * 9)
     machine = report["machine"]
     rows.append(
         f"\n{machine['cpu']}, {machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}, "
         f"transformers {machine['transformers']}; {machine['gflops_on_many_rows']:.0f} GFLOP/s on 2,048 rows, "
         f"{machine['gflops_on_64_rows']:.0f} on 64, {machine['copied_gb_a_second']:.1f} GB/s copied."
+        + (f" The whole took {report['minutes']:.0f} minutes." if "minutes" in report else "")
     )
     return "\n".join(rows)
 
 
+TABLES = {"speed": speed}
+
+
+def written(text: str, name: str, report: dict[str, Any]) -> str:
+    """The page with a new table between the marks of that name."""
+    begin, end = f"<!-- {name} -->\n", "\n<!-- end -->"
+    before, found, rest = text.partition(begin)
+    after = rest.partition(end)[1:]
+    if not found or not after[0]:
+        raise ValueError(f"The page has no {begin.strip()} … {end.strip()} for the table to stand between.")
+    return before + begin + TABLES[name](report) + "".join(after)
+
+
+def write(name: str, report: dict[str, Any]) -> None:
+    PAGE.write_text(written(PAGE.read_text(), name, report))
+
+
 def main() -> int:
-    text = PAGE.read_text()
-    for name, made in (("speed", speed),):
-        report = read(name)
-        if report is None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()  # fmt: skip
+    for name in TABLES:
+        path = HERE / "results" / f"{name}.json"
+        if not path.is_file():
             sys.exit(f"benchmarks/results/{name}.json is not there: measure first (make bench).")
-        text = re.sub(
-            f"(<!-- {name} -->\n).*?(\n<!-- end -->)", lambda m, said=made(report): m[1] + said + m[2], text, flags=re.S
-        )
-    PAGE.write_text(text)
+        write(name, json.loads(path.read_text()))
     return 0
 
 

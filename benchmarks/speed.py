@@ -1,7 +1,7 @@
 """The same work here and with the peer, in one run, taking turns: how many seconds, and how much memory.
 
-make bench                              everything; writes benchmarks/results/speed.json (under half an hour)
-make bench-quick                        DPO, GRPO and sampling
+make bench                              everything; writes benchmarks/results/speed.json and docs/performance.md's table
+make bench-quick                        DPO, GRPO and sampling; writes benchmarks/results/speed-quick.json
 python benchmarks/speed.py --peer PYTHON --only dpo --rounds 7
 
 The peer is TRL 1.16 (for PPO 1.10, the last that has it), and for sampling and scoring plain transformers. Both sides
@@ -11,10 +11,17 @@ what padding likes best; DPO's reference was asked beforehand on both sides. In 
 other is stopped; the first round is not counted. Memory is the peak above what a process held once model and rows were
 loaded. The ratio is the peer's seconds over ours, its median over rounds; between brackets its lowest and highest.
 ``floor`` is explained in ``floor.py``.
+
+Where replies are given, both sides' losses must agree after the first round, or the race ends there; they must after
+all others, too. GRPO and PPO draw replies of their own, so that there is nothing to compare. A job whose peer is
+missing or stops is told of and counts as a failure; the next one runs.
 """
 
 import argparse
+import contextlib
+import functools
 import json
+import math
 import os
 import platform
 import signal
@@ -22,11 +29,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import floor
+import page
 import speed_rows
 import torch
 import transformers
@@ -35,6 +45,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 OFFLINE = ("sft", "reward", "dpo")
 SAME = 1e-3  # relative: what losses may differ by
+NEEDED = "import datasets, torch, transformers, trl"  # of a peer's environment
+Turns = dict[str, list[dict[str, Any]]]
+
+
+class Uncompared(Exception):
+    """Why a job has no ratio."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +72,14 @@ class Job:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def given(self) -> bool:
+        """Whether both sides read given replies, so that they must say the same of them."""
+        return self.kind in OFFLINE or self.kind == "scoring"
+
+    @property
     def steps(self) -> int:
         """Optimiser steps, or batches, in a round."""
-        return 3 if self.kind in OFFLINE or self.kind == "scoring" else 1
+        return 3 if self.given else 1
 
 
 JOBS = (
@@ -95,41 +116,67 @@ class Side:
     def heard(self) -> dict[str, Any]:
         line = self.process.stdout.readline()
         if not line:
-            said = Path(self.log.name).read_text()[-3000:]
-            raise RuntimeError(f"{self.name} stopped with exit code {self.process.wait()}:\n{said}")
+            code = self.process.wait()
+            self.end()
+            print(Path(self.log.name).read_text()[-3000:], file=sys.stderr)
+            raise Uncompared(f"{'the peer' if self.name == 'peer' else 'our side'} stopped with exit code {code}")
         return dict(json.loads(line))
 
     def round(self) -> dict[str, Any]:
         self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended: what it said last is in its log
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         said = self.heard()
         self.process.send_signal(signal.SIGSTOP)
         return said
 
     def end(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()  # closes the pipes, and waits
 
 
-def race(job: Job, folder: Path, peer: str) -> dict[str, list[dict[str, Any]]]:
-    """What each side said of each round."""
+def race(job: Job, folder: Path, commands: Mapping[str, tuple[str, str]]) -> Turns:
+    """What each side said of each round; ``commands`` are a side's Python and script. Uncompared if one ends early."""
     sides: dict[str, Side] = {}
-    turns: dict[str, list[dict[str, Any]]] = {"peer": [], "here": []}
+    turns: Turns = {name: [] for name in commands}
     try:
-        sides["peer"] = Side("peer", peer, "speed_trl.py", folder)
-        sides["here"] = Side("here", sys.executable, "speed_here.py", folder)
+        for name, command in commands.items():
+            sides[name] = Side(name, *command, folder)
         for i in range(job.rounds):
             for name in ("peer", "here") if i % 2 else ("here", "peer"):
                 turns[name].append(sides[name].round())
+            if i == 0 and job.given and apart(turns) >= SAME:
+                raise Uncompared(f"the losses differ by {apart(turns):.1e}")
     finally:
         for side in sides.values():
             side.end()
     return turns
 
 
-def summary(job: Job, turns: dict[str, list[dict[str, Any]]], machine: floor.Machine) -> dict[str, Any]:
+def apart(turns: Turns) -> float:
+    """By how much losses differ at most, relative to the peer's; infinitely where one is not a number."""
+    pairs = [
+        (a, b) for ours, theirs in zip(turns["here"], turns["peer"], strict=True)
+        for a, b in zip(ours["losses"], theirs["losses"], strict=True)
+    ]  # fmt: skip
+    return max(abs(a - b) / max(abs(b), 1e-9) if math.isfinite(a - b) else math.inf for a, b in pairs)
+
+
+@functools.cache
+def unusable(python: str) -> str | None:
+    """Why an environment cannot be raced against. Where its packages failed to install, its Python is there."""
+    try:
+        tried = subprocess.run([python, "-c", NEEDED], capture_output=True, text=True, check=False)
+    except OSError:
+        return "the peer is missing"
+    if tried.returncode != 0:
+        print(tried.stderr[-1000:], file=sys.stderr)
+        return "the peer is missing: its packages are not installed"
+    return None
+
+
+def summary(job: Job, turns: Turns, machine: floor.Machine) -> dict[str, Any]:
     counted = {name: each[1:] for name, each in turns.items()}
     ratios = [b["seconds"] / a["seconds"] for a, b in zip(counted["here"], counted["peer"], strict=True)]
     peaks = {name: max(turn["peak"] for turn in each) for name, each in turns.items()}
@@ -160,12 +207,8 @@ def summary(job: Job, turns: dict[str, list[dict[str, Any]]], machine: floor.Mac
         ),
         "target": {"ratio": job.faster, "memory_ratio": job.smaller},
     }
-    if job.kind in OFFLINE or job.kind == "scoring":
-        pairs = [
-            (a, b) for ours, theirs in zip(turns["here"], turns["peer"], strict=True)
-            for a, b in zip(ours["losses"], theirs["losses"], strict=True)
-        ]  # fmt: skip
-        found["losses_apart"] = max(abs(a - b) / abs(b) for a, b in pairs)
+    if job.given:
+        found["losses_apart"] = apart(turns)
     return found
 
 
@@ -199,7 +242,7 @@ def prepared(job: Job, where: Path, template: Any) -> Path:
     folder.mkdir()
     for name in ("model", "reward"):
         (folder / name).symlink_to(where / name)
-    if job.kind in OFFLINE or job.kind == "scoring":
+    if job.given:
         rows = speed_rows.compared(template, batch=job.batch, rounds=job.rounds)
         if job.kind == "sft":
             rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
@@ -226,39 +269,63 @@ def described(machine: floor.Machine) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def compared(jobs: Sequence[Job], peers: Mapping[str, str], machine: floor.Machine) -> dict[str, Any]:
+    """What was found of each job, or why nothing was. ``peers``: by a job's name, the Python that it races against."""
+    found: dict[str, Any] = {"jobs": {}, "uncompared": {}, "met": True}
+    with tempfile.TemporaryDirectory() as where:
+        template = None
+        for job in jobs:
+            try:
+                if why := unusable(peers[job.name]):
+                    raise Uncompared(why)
+                template = template or speed_rows.made(Path(where))
+                commands = {"peer": (peers[job.name], "speed_trl.py"), "here": (sys.executable, "speed_here.py")}
+                said = summary(job, race(job, prepared(job, Path(where), template), commands), machine)
+            except Uncompared as why:
+                found["uncompared"][job.name] = str(why)
+                found["met"] = False
+                print(f"{job.name:<36}{why}: nothing is compared  FAIL", flush=True)
+            else:
+                found["jobs"][job.name] = said
+                found["met"] &= told(job, said)
+    return found
+
+
+def wanted(job: Job, only: str, *, quick: bool) -> bool:
+    begins = any(each.lower().startswith(only.lower()) for each in (job.name, job.kind))
+    return begins and (job.quick or not quick)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", default="", help="Python of the environment that holds TRL 1.16")
     parser.add_argument("--ppo-peer", default="", help="Python of the environment that holds TRL 1.10")
-    parser.add_argument("--only", help="jobs whose name or kind begins so; nothing is written")
-    parser.add_argument("--quick", action="store_true", help="DPO, GRPO and sampling; nothing is written")
+    parser.add_argument(
+        "--only", default="", help="jobs whose name or kind begins so; nothing is written without --out"
+    )
+    parser.add_argument("--quick", action="store_true", help="DPO, GRPO and sampling; the page's table stays as it is")
     parser.add_argument("--rounds", type=int, default=5, help="that are counted")
-    asked = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="a file for what was found; the page's table stays as it is")
+    asked = parser.parse_args(arguments)
+    began = time.perf_counter()
     transformers.utils.logging.disable_progress_bar()
+    jobs = [replace(job, rounds=asked.rounds + 1) for job in JOBS if wanted(job, asked.only, quick=asked.quick)]
+    if not jobs:
+        parser.error(f"--only {asked.only}: no job begins so. There are {', '.join(job.name for job in JOBS)}.")
     size = speed_rows.SIZE
     machine = floor.machine(floor.Shape(size.hidden, size.layers, size.vocabulary))
-    report: dict[str, Any] = {"machine": described(machine), "model": asdict(size), "jobs": {}}
-    met = True
-    with tempfile.TemporaryDirectory() as where:
-        template = speed_rows.made(Path(where))
-        for job in JOBS:
-            if (asked.only and not (job.name + " " + job.kind).startswith(asked.only)) or (
-                asked.quick and not job.quick
-            ):
-                continue
-            peer = asked.ppo_peer if job.kind == "ppo" else asked.peer
-            if not Path(peer).is_file():
-                print(f"{job.name:<36}the peer is missing: nothing is compared")
-                met = False
-                continue
-            job = replace(job, rounds=asked.rounds + 1)
-            report["jobs"][job.name] = found = summary(
-                job, race(job, prepared(job, Path(where), template), peer), machine
-            )
-            met &= told(job, found)
-    if not (asked.only or asked.quick):
-        (RESULTS / "speed.json").write_text(json.dumps(report, indent=1) + "\n")
-    return 0 if met else 1
+    found = compared(jobs, {job.name: asked.ppo_peer if job.kind == "ppo" else asked.peer for job in jobs}, machine)
+    minutes = (time.perf_counter() - began) / 60
+    report = {"machine": described(machine), "model": asdict(size), "minutes": minutes, **found}
+    print(f"{minutes:.1f} minutes")
+    out = asked.out
+    if not out and not asked.only and found["jobs"]:
+        out = RESULTS / ("speed-quick.json" if asked.quick else "speed.json")
+    if out:
+        out.write_text(json.dumps(report, indent=1) + "\n")
+    if out == RESULTS / "speed.json":
+        page.write("speed", report)
+    return 0 if found["met"] else 1
 
 
 if __name__ == "__main__":
