@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,3 +218,38 @@ def test_the_table_stands_between_its_marks_and_nothing_else_changes(page):
 
 def test_the_page_has_the_marks(page):
     assert TABLE in page.written(page.PAGE.read_text(), "speed", REPORT)
+
+
+# --- the arithmetic ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def arithmetic(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import arithmetic
+
+    return arithmetic
+
+
+def test_every_figure_of_the_arithmetic_is_printed_with_both_ways(arithmetic, capsys):
+    assert arithmetic.main(["--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, (unit, _) in arithmetic.MEASURED.items():
+        said = [line for line in lines if line.startswith(name)]
+        assert said
+        assert all(line.endswith(f" {unit}") and len(line.split(": ")[1].split(", ")) == 2 for line in said), said
+
+
+def test_the_slower_of_two_ways_takes_longer(arithmetic):
+    seconds = arithmetic.taken({"slow": lambda: time.sleep(0.004), "fast": lambda: None}, arithmetic.TINY)
+    assert seconds["slow"] > 0.004
+    assert seconds["fast"] < 0.001
+
+
+def test_a_heads_gradient_is_nearer_the_more_pieces_it_is_added_up_from(arithmetic):
+    usual = arithmetic.heads.CHUNK
+    few, many = arithmetic.head_error(replace(arithmetic.TINY, pieces=(2, 40))).values()
+    assert few["ours"] == pytest.approx(many["ours"], rel=0.3)
+    assert many["PyTorch"] > 1.5 * few["PyTorch"]
+    assert many["PyTorch"] > 1.5 * many["ours"]
+    assert usual == arithmetic.heads.CHUNK
