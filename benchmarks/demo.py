@@ -3,6 +3,7 @@
 python benchmarks/demo.py             writes benchmarks/results/demo.json (about three minutes a seed on two CPU cores)
 """
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ def one(seed):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     report = {"machine": {"gflops": gflops(), "threads": torch.get_num_threads()}, "seeds": {}}
     _, report["seconds_without_all"] = demo()
     for seed in SEEDS:

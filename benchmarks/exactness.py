@@ -3,6 +3,7 @@
 python benchmarks/exactness.py        writes benchmarks/results/exactness.json
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -44,6 +45,7 @@ def measured(name):
 
 
 def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = {name: measured(name) for name in (*SHARING, *PLAIN)}
     path = ROOT / "benchmarks" / "results" / "exactness.json"
     path.parent.mkdir(exist_ok=True)

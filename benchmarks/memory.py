@@ -1,6 +1,9 @@
 """Does the dry run foretell the memory that a run needs? Runs of all kinds and several sizes, predicted and measured.
 
-    python benchmarks/memory.py            # writes benchmarks/results/memory.json
+python benchmarks/memory.py                writes benchmarks/results/memory.json
+python benchmarks/memory.py --allocator    writes benchmarks/results/allocator.json: what it saves, and costs,
+                                           that large tensors give their memory back (MALLOC_MMAP_THRESHOLD_)
+python benchmarks/memory.py predict NAME   (or measure) what a process of its own is asked
 
 Measured is the peak resident memory (VmHWM) above what the process held before the run began, in a process of its own
 that has run the same command on a toy before, so that libraries do not count. Linux only.
@@ -8,6 +11,7 @@ that has run the same command on a toy before, so that libraries do not count. L
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import gc
 import io
@@ -15,12 +19,16 @@ import json
 import os
 import random
 import re
+import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results" / "memory.json"
+RESULTS = Path(__file__).parent / "results"
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 TOLERANCE = 0.25
 STEPS = "8"  # a heap takes a few steps until it no longer grows
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -78,12 +86,50 @@ CONFIGURATIONS = {
     ),
 }
 EVERY = "--model base --max-length 512 --threads 1 --lr 1e-4"
+ALLOCATED = ("reward, 320 wide, 3 layers, two members", "sft, 512 wide, 6 layers, LoRA")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--allocator", action="store_true", help="two configurations, with and without giving back")
+    parser.add_argument("what", nargs="?", choices=("predict", "measure"), help="of one configuration, in this folder")
+    parser.add_argument("name", nargs="?", choices=CONFIGURATIONS, metavar="name", help="of the configuration")
+    asked = parser.parse_args()
+    if (asked.what is None) != (asked.name is None):
+        parser.error(f"{asked.what} of which configuration? There are: {'; '.join(CONFIGURATIONS)}.")
+    if asked.what:
+        print({"predict": predict, "measure": measure}[asked.what](f"{CONFIGURATIONS[asked.name][1]} {EVERY}".split()))
+    elif asked.allocator:
+        allocator()
+    else:
+        estimates()
+
+
+def allocator() -> None:
+    """What runs take with the allocator as it is, and where it gives large pieces back at once."""
+    found = {}
+    for name in ALLOCATED:
+        with tempfile.TemporaryDirectory() as folder:
+            prepare(Path(folder), CONFIGURATIONS[name][0])
+            for way, more in (("as it is", {}), ("given back", GIVE_BACK)):
+                mib = float(child(folder, name, "measure", more))
+                own = found.setdefault(name, {})[way] = {"mib": mib, "seconds_a_step": paced(Path(folder))}
+                shutil.rmtree(Path(folder) / "run")
+                shutil.rmtree(Path(folder) / "toy-run")
+                print(f"{name}, {way}: {mib:.0f} MiB, {own['seconds_a_step']:.2f} s a step", flush=True)
+    (RESULTS / "allocator.json").write_text(json.dumps(found, indent=2) + "\n")
+
+
+def paced(folder: Path) -> float:
+    """Seconds from one step of the run to the next."""
+    file = next((folder / "run").rglob("metrics.jsonl"))
+    ends = [row["time"] for row in map(json.loads, file.read_text().splitlines()) if "step" in row]
+    return statistics.median(b - a for a, b in pairwise(ends))
+
+
+def estimates() -> None:
     found = {name: compared(name) for name in CONFIGURATIONS}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=2) + "\n")
+    (RESULTS / "memory.json").write_text(json.dumps(found, indent=2) + "\n")
     for name, row in found.items():
         print(f"{name}: predicted {row['predicted_mib']:.0f} MiB, measured {row['measured_mib']:.0f} MiB")
     sys.exit(int(any(row["error"] > TOLERANCE for row in found.values())))
@@ -123,8 +169,8 @@ def ran(folder: str | Path, arguments: list[str]) -> None:
     subprocess.run([sys.executable, "-m", "preferent", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def child(folder: str, name: str, what: str) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def child(folder: str, name: str, what: str, more: dict[str, str] | None = None) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(more or {})}
     command = [sys.executable, str(Path(__file__).resolve()), what, name]
     done = subprocess.run(command, cwd=folder, env=environment, check=True, text=True, capture_output=True)
     return done.stdout.splitlines()[-1]
@@ -163,9 +209,4 @@ def held(what: str) -> float:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        own, name = sys.argv[1:]
-        size, command = CONFIGURATIONS[name]
-        print({"predict": predict, "measure": measure}[own](f"{command} {EVERY}".split()))
-    else:
-        main()
+    main()

@@ -45,6 +45,32 @@ def raced(speed, folder, ours, theirs, rounds=2):
     return speed.race(speed.Job("scoring", "scoring", None, None, rounds=rounds), folder, commands)
 
 
+COMMANDS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "ArgumentParser" in path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_that_is_asked_for_help_gives_it_and_runs_nothing(name):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / name, "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith(f"usage: {name}")
+
+
+def test_all_that_can_be_run_takes_arguments():
+    """But for a race's sides, which are told a folder."""
+    sides = {"peer_trl.py", "speed_here.py", "speed_trl.py"}
+    runnable = {path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text()}
+    assert runnable - sides == set(COMMANDS)
+
+
+def test_the_estimate_of_memory_is_asked_of_a_configuration():
+    asked = [sys.executable, BENCHMARKS / "memory.py", "predict"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "predict of which configuration? There are: sft, 256 wide" in done.stderr
+
+
 # --- the race ------------------------------------------------------------------------------------
 
 
