@@ -37,8 +37,8 @@ import floor
 import torch
 import transformers
 from gpu_peers import Padded, generated, rows_of, said, trl_side
-from gpu_race import SIZES, Race, Report, Size
-from speed_here import even
+from gpu_race import SIZES, Race, Report
+from speed_here import Lengths, even
 from torch import Tensor
 
 from preferent.algorithms import grpo as groups
@@ -53,22 +53,12 @@ from preferent.models.plan import token_budget
 from preferent.models.policy import LanguagePolicy
 from preferent.runtime.learner import LocalLearner, local_learner
 from preferent.runtime.reference import Remembered
-from preferent.sampling.local import Drawn, LocalSampler
+from preferent.sampling.local import LocalSampler
 from preferent.types import Episode, Pairs, Replies
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 TRAINING, DECODING = 0.6, 0.5  # shares of what the device does at best
 SAME = {"loss": 2e-2, "gradient": 5e-2, "fp32": 1e-3, "bf16": 2.0}  # the last: times the plain forward's error
-
-
-class Lengths(LocalSampler):
-    """A reply's first token says how long it is, as on the peer's side."""
-
-    size: Size
-
-    def ended(self, row: Drawn, token: int, logprob: float) -> bool:
-        super().ended(row, token, logprob)
-        return len(row.tokens) >= self.size.length(row.tokens[0])
 
 
 class Bench(Race):
@@ -178,7 +168,7 @@ class Bench(Race):
 
     def sampler(self, policy: LanguagePolicy, *, half: bool = False) -> Lengths:
         made = Lengths(policy, max_new_tokens=self.size.lengths[1], end_tokens=(), half=half)
-        made.size = self.size
+        made.lengths = self.size.lengths
         return made
 
     def sampling(self, count: int, n: int, *, wide: bool = False) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed_trl import Lengths, brief
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
-from transformers import PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList, TrainerCallback
+from transformers import PreTrainedTokenizerFast, StoppingCriteriaList, TrainerCallback
 
 from preferent.models.room import no_room, release
 from preferent.types import Prompt, Replies
@@ -108,16 +109,6 @@ def loss_of(kind: str, logp: Tensor, mask: Tensor, before: Any, old: Any, gain: 
     best = (share * gain[:, None]).minimum(share.clamp(1 - CLIP, 1 + CLIP) * gain[:, None])
     each = KL * 0.5 * (logp - before) ** 2 - best
     return ((each * mask).sum(-1) / mask.sum(-1)).sum()
-
-
-class Lengths(StoppingCriteria):
-    """A reply's first token says how long it is."""
-
-    def __init__(self, prompt: int, length: Callable[[Any], Any]) -> None:
-        self.prompt, self.length = prompt, length
-
-    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        return input_ids.shape[1] - self.prompt >= self.length(input_ids[:, self.prompt])
 
 
 @torch.no_grad()
@@ -237,8 +228,3 @@ def trl_side(
     )  # fmt: skip
     turns.start(trainer.train)
     return turns
-
-
-def brief(completions: Any, completion_ids: Any, **_: Any) -> list[float]:
-    """Even tokens are worth having."""
-    return [sum(token % 2 == 0 for token in ids) / max(len(ids), 1) for ids in completion_ids]

@@ -49,8 +49,7 @@ class Size:
 
     def length(self, first: Any) -> Any:
         """How long a reply is that is drawn, by its first token: on both sides alike."""
-        low, high = self.lengths
-        return low + first * 7919 % (high - low + 1)
+        return pace.length(first, *self.lengths)
 
 
 SIZES = {

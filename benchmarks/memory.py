@@ -1,7 +1,7 @@
 """Does the dry run foretell the memory that a run needs? Runs of all kinds and several sizes, predicted and measured.
 
 python benchmarks/memory.py                writes benchmarks/results/memory.json
-python benchmarks/memory.py --allocator    writes benchmarks/results/allocator.json: what it saves, and costs,
+python benchmarks/memory.py allocator      writes benchmarks/results/allocator.json: what it saves, and costs,
                                            that large tensors give their memory back (MALLOC_MMAP_THRESHOLD_)
 python benchmarks/memory.py predict NAME   (or measure) what a process of its own is asked
 
@@ -91,15 +91,14 @@ ALLOCATED = ("reward, 320 wide, 3 layers, two members", "sft, 512 wide, 6 layers
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--allocator", action="store_true", help="two configurations, with and without giving back")
-    parser.add_argument("what", nargs="?", choices=("predict", "measure"), help="of one configuration, in this folder")
-    parser.add_argument("name", nargs="?", choices=CONFIGURATIONS, metavar="name", help="of the configuration")
+    parser.add_argument("what", nargs="?", choices=("allocator", "predict", "measure"))
+    parser.add_argument("name", nargs="?", choices=CONFIGURATIONS, metavar="name", help="of a configuration")
     asked = parser.parse_args()
-    if (asked.what is None) != (asked.name is None):
+    if (asked.what in {"predict", "measure"}) != (asked.name is not None):
         parser.error(f"{asked.what} of which configuration? There are: {'; '.join(CONFIGURATIONS)}.")
-    if asked.what:
+    if asked.name:
         print({"predict": predict, "measure": measure}[asked.what](f"{CONFIGURATIONS[asked.name][1]} {EVERY}".split()))
-    elif asked.allocator:
+    elif asked.what:
         allocator()
     else:
         estimates()

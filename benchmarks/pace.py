@@ -20,6 +20,11 @@ def memory(line: str) -> int:
     return int(said.split()[1]) * 1024
 
 
+def length(first: Any, low: int, high: int) -> Any:
+    """How long a reply is, by its first token: from ``low`` to ``high`` tokens, drawn alike on both sides."""
+    return low + first * 7919 % (high - low + 1)
+
+
 class Pace:
     """``ready`` once all is loaded; then, for each step, ``turn`` before it and ``done`` after it."""
 

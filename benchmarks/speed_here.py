@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from pace import Pace
+from pace import Pace, length
 
 from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import Config as GroupConfig
@@ -110,7 +110,17 @@ def prompts_of(job: Job, rows: Sequence[Any]) -> list[list[Prompt]]:
     return [[Prompt(tuple(row["tokens"])) for row in rows[i : i + size]] for i in range(0, len(rows), size)]
 
 
-class Noted(LocalSampler):
+class Lengths(LocalSampler):
+    """Where ``lengths`` are given, a reply's first token says how long it is, as on the peer's side."""
+
+    lengths: tuple[int, int] | None = None
+
+    def ended(self, row: Drawn, token: int, logprob: float) -> bool:
+        over = super().ended(row, token, logprob)
+        return over or (self.lengths is not None and len(row.tokens) >= length(row.tokens[0], *self.lengths))
+
+
+class Noted(Lengths):
     """Writes down what shapes were drawn."""
 
     groups: list[Group]
@@ -121,17 +131,9 @@ class Noted(LocalSampler):
         return drawn
 
 
-class Lengths(Noted):
-    """A reply's first token says how long it is, as on the peer's side."""
-
-    def ended(self, row: Drawn, token: int, logprob: float) -> bool:
-        super().ended(row, token, logprob)
-        return len(row.tokens) >= 8 + row.tokens[0] * 7919 % 57
-
-
 def sampler_of(job: Job, policy: Any, **options: Any) -> Noted:
-    sampler = (Lengths if job["ending"] else Noted)(policy, max_new_tokens=job["new"], **options)
-    sampler.groups = []
+    sampler = Noted(policy, max_new_tokens=job["new"], **options)
+    sampler.groups, sampler.lengths = [], (8, job["new"]) if job["ending"] else None
     return sampler
 
 

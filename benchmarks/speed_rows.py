@@ -1,4 +1,8 @@
-"""The model and the real rows on which speed is measured: HH-RLHF, TL;DR and GSM8K."""
+"""The model and the real rows on which speed is measured.
+
+HH-RLHF, harmless-base, test (Bai et al. 2022); TL;DR, comparisons (Stiennon et al. 2020); GSM8K, questions (Cobbe et
+al. 2021).
+"""
 
 import os
 import random
@@ -19,11 +23,6 @@ FILES = {
     "hh": "hh_rlhf/harmless_base_test.preference.jsonl.gz",
     "tldr": "tldr_summarize_feedback/comparisons_valid1.preference.jsonl.gz",
     "gsm8k": "gsm8k/train.verifiable.jsonl.gz",
-}
-SOURCES = {
-    "hh": "HH-RLHF, harmless-base, test (Bai et al. 2022)",
-    "tldr": "TL;DR, comparisons (Stiennon et al. 2020)",
-    "gsm8k": "GSM8K, questions (Cobbe et al. 2021)",
 }
 Row = dict[str, Any]
 

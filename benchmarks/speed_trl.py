@@ -6,13 +6,14 @@ Runs in an environment of its own, where this project is not installed. A job is
 
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from datasets import Dataset
-from pace import Pace
+from pace import Pace, length
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -46,6 +47,7 @@ class Turns(TrainerCallback):
 
 def train(job: dict[str, Any], folder: Path, pace: Pace) -> None:
     import trl
+    from datasets import Dataset
 
     name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "grpo": "GRPO"}[job["kind"]]
     trainer_class, config_class = getattr(trl, f"{name}Trainer"), getattr(trl, f"{name}Config")
@@ -88,11 +90,12 @@ def train(job: dict[str, Any], folder: Path, pace: Pace) -> None:
 
 def brief(completions: Any, completion_ids: Any, **_: Any) -> list[float]:
     """Even tokens are worth having: a reward with spread, as cheap as can be."""
-    return [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+    return [sum(token % 2 == 0 for token in ids) / max(len(ids), 1) for ids in completion_ids]
 
 
 def ppo(job: dict[str, Any], folder: Path, pace: Pace) -> None:
     """TRL 1.10's trainer, which has no call at the beginning of a step: its rows wait for a turn instead."""
+    from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -171,14 +174,13 @@ def score(job: dict[str, Any], folder: Path, pace: Pace) -> None:
 
 
 class Lengths(StoppingCriteria):
-    """A reply's first token says how long it is: 8 to 64 tokens, drawn alike on both sides."""
+    """A reply's first token says how long it is."""
 
-    def __init__(self, prompt: int) -> None:
-        self.prompt = prompt
+    def __init__(self, prompt: int, longest: Callable[[Any], Any]) -> None:
+        self.prompt, self.longest = prompt, longest
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        first = input_ids[:, self.prompt]
-        return input_ids.shape[1] - self.prompt >= 8 + first * 7919 % 57
+        return input_ids.shape[1] - self.prompt >= self.longest(input_ids[:, self.prompt])
 
 
 @torch.no_grad()
@@ -186,6 +188,7 @@ def sample(job: dict[str, Any], folder: Path, pace: Pace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
     rows = json.loads((folder / "rows.json").read_text())
+    longest = partial(length, low=8, high=job["new"])
     pace.ready()
     for step in range(job["steps"]):
         prompts = rows[step * job["batch"] : (step + 1) * job["batch"]]
@@ -202,10 +205,10 @@ def sample(job: dict[str, Any], folder: Path, pace: Pace) -> None:
             eos_token_id=None if not job["ending"] else tokenizer.eos_token_id,
             num_return_sequences=job["group"],
             pad_token_id=tokenizer.pad_token_id,
-            stopping_criteria=StoppingCriteriaList([Lengths(width)]) if job["ending"] else None,
+            stopping_criteria=StoppingCriteriaList([Lengths(width, longest)]) if job["ending"] else None,
         )
         replies = drawn[:, width:]
-        lengths = (8 + replies[:, 0] * 7919 % 57) if job["ending"] else torch.full((len(drawn),), job["new"])
+        lengths = longest(replies[:, 0]) if job["ending"] else torch.full((len(drawn),), job["new"])
         pace.done(tokens=int(lengths.sum()))
 
 
