@@ -172,7 +172,7 @@ def unusable(python: str) -> str | None:
         return "the peer is missing"
     if tried.returncode != 0:
         print(tried.stderr[-1000:], file=sys.stderr)
-        return "the peer is missing: its packages are not installed"
+        return "the peer is missing, for its packages are not installed"
     return None
 
 

@@ -83,7 +83,7 @@ def test_a_peer_without_its_packages_is_missing_and_the_next_job_has_its_turn(sp
     found = speed.compared(jobs, peers, speed.floor.Machine(1e9, 1e9, 1e9))
     assert found == {
         "jobs": {},
-        "uncompared": {"DPO": "the peer is missing: its packages are not installed", "PPO": "the peer is missing"},
+        "uncompared": {"DPO": "the peer is missing, for its packages are not installed", "PPO": "the peer is missing"},
         "met": False,
     }
     printed = capsys.readouterr()
