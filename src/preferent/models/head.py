@@ -135,7 +135,8 @@ def predicted(hidden: Tensor, weight: Tensor, targets: Tensor, factor: float) ->
 class HalfLogprobs(torch.autograd.Function):
     """The same under autocast: logits and their gradient are in its precision, all that is summed in fp32.
 
-    So is the weight's gradient over all chunks, which autograd sums in the precision of one.
+    So is the weight's gradient over all chunks, which autograd sums in the precision of one: 0.3 % off over any number
+    of pieces, where autograd's is 0.8 % over 40 and 2 % over 160 (``benchmarks/arithmetic.py``).
     """
 
     @staticmethod

@@ -1,9 +1,8 @@
 """Linear maps in fp32 by oneDNN where PyTorch would take MKL, which on processors of other makers is half as fast.
 
-Measured on an AMD EPYC with AVX-512, two threads, GFLOP/s at 2048 rows of 192: MKL 145 to 180; oneDNN 310 to 330
-forwards, 330 to 400 for the input's gradient, 190 to 270 for the weight's. PyTorch itself takes oneDNN for bf16 only.
-oneDNN prepares a product for every new shape, which takes as long as one of 2048 rows: they come in multiples of
-``ROWS``.
+Seen on an AMD EPYC with AVX-512, forwards and for both gradients (``benchmarks/arithmetic.py``). PyTorch itself takes
+oneDNN for bf16 only. oneDNN prepares a product for every new shape, which takes as long as one of 2048 rows: they come
+in multiples of ``ROWS``.
 """
 
 from __future__ import annotations
@@ -82,7 +81,8 @@ def times(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 def products(layers: Sequence[Any], *, copied: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """What several layers make of the same few rows, again and again, while their weights stay as they are.
 
-    With ``copied``, one product serves them all where oneDNN computes it, of a copy of their weights laid out for it.
+    With ``copied``, one product serves them all where oneDNN computes it, of a copy of their weights laid out for it: of
+    64 rows of 192, queries, keys and values take about half the time of one by one (``benchmarks/arithmetic.py``).
     """
     plain = [each.base_layer if getattr(each, "disable_adapters", False) else each for each in layers]
     if not copied or not FAST or not all(type(each) is Linear and alike(each.weight) for each in plain):
