@@ -81,8 +81,8 @@ def times(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 def products(layers: Sequence[Any], *, copied: bool) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """What several layers make of the same few rows, again and again, while their weights stay as they are.
 
-    With ``copied``, one product serves them all where oneDNN computes it, of a copy of their weights laid out for it: of
-    64 rows of 192, queries, keys and values take about half the time of one by one (``benchmarks/arithmetic.py``).
+    With ``copied``, one product serves them all where oneDNN computes it, of a copy of their weights laid out for it.
+    Of 64 rows of 192, queries, keys and values take half as long as one by one (``benchmarks/arithmetic.py``).
     """
     plain = [each.base_layer if getattr(each, "disable_adapters", False) else each for each in layers]
     if not copied or not FAST or not all(type(each) is Linear and alike(each.weight) for each in plain):

@@ -157,10 +157,10 @@ class LocalSampler:
 
     def held(self, rows: Sequence[Drawn]) -> int:
         """Places of keys and values in the cache when the last of these rows, which begin together, ends."""
-        lengths = self.lengths(rows)
+        lengths = self.prompt_lengths(rows)
         return len(lengths) * max(lengths) + len(rows) * self.max_new_tokens
 
-    def lengths(self, rows: Sequence[Drawn]) -> list[int]:
+    def prompt_lengths(self, rows: Sequence[Drawn]) -> list[int]:
         """Tokens of each prompt that stands in the cache: once for all its replies where they are decoded by hand."""
         reading = {row.place: row for row in rows}.values() if self.direct else rows
         return [len(row.prompt.tokens) for row in reading]
@@ -172,13 +172,13 @@ class LocalSampler:
         the youngest ends. Prompts that are so much shorter that most places would be empty wait for one another; so do,
         where each reply has its prompt to itself, all of another length.
         """
-        lengths, new = self.lengths(alive), list[list[Drawn]]()
+        lengths, new = self.prompt_lengths(alive), list[list[Drawn]]()
         count, longest, tokens, rows = len(lengths), max(lengths, default=0), sum(lengths), len(alive)
         each = self.max_new_tokens + max((len(row.tokens) for row in alive), default=0)
         if alive and count * longest + rows * each > self.cache_tokens // 2:
             return new
         while waiting:
-            lengths = self.lengths(waiting[0])
+            lengths = self.prompt_lengths(waiting[0])
             count, longest, tokens = count + len(lengths), max(longest, *lengths), tokens + sum(lengths)
             rows += len(waiting[0])
             places = count * longest + rows * each
