@@ -18,7 +18,7 @@ The points of one place on all axes come one after the other, so that a slow spe
 ``time^1.2`` says that twice the size takes 2^1.2 times as long: the slope of a line through the logarithms of the three
 largest sizes, where fixed costs hide least. The exit code is 1 where one is above 1.15. Time may grow faster as far
 as attention explains it, and no further: 0.15 above the counted operations, of which attention's take ``SLOWER`` times
-as long.
+as long, and, where tokens are drawn, the bytes of keys and values, all of which every token reads again.
 """
 
 import argparse
@@ -64,6 +64,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 REPEATS = 3
 LINEAR = 1.15  # exponents up to this are called linear
+MOVED = 7  # operations in the time that it takes to move a byte, on the machine on which this was written
 SLOWER = 4  # times as long as one of a matrix product: an operation of attention, exponentials and sums beside it
 SLOPE = 3  # points, the largest, through which an exponent is drawn
 BATCH, BATCHES = 16, 32  # pairs in a batch that is read, and batches in a repeat
@@ -251,7 +252,7 @@ def found_at(axes: dict[str, tuple[int, ...]], base: Point, repeats: int) -> dic
                 with ProcessPoolExecutor(1, mp_context=forks) as process:  # made anew: its memory is a point's own
                     known[work, at] = process.submit(measured, work, at, repeats).result()
             said = known[work, at]
-            more = arithmetic(at) if isinstance(at, Point) else {"mapped_mib": said.get("mapped", 0) / 2**20}
+            more = arithmetic(at, work) if isinstance(at, Point) else {"mapped_mib": said.get("mapped", 0) / 2**20}
             point = {
                 "value": value, "seconds": statistics.median(said["seconds"]), "low": min(said["seconds"]),
                 "high": max(said["seconds"]), "peak_mib": said["peak"] / 2**20, **more,
@@ -261,14 +262,16 @@ def found_at(axes: dict[str, tuple[int, ...]], base: Point, repeats: int) -> dic
     return curves
 
 
-def arithmetic(at: Point) -> Found:
-    """What a forward pass over prompts and replies cannot leave out, and attention's share in it."""
+def arithmetic(at: Point, work: str) -> Found:
+    """What a forward pass over prompts and replies cannot leave out, attention's share in it, and bytes of drawing."""
     shape = floor.Shape(speed_rows.SIZE.hidden, speed_rows.SIZE.layers, at.vocabulary)
-    every = floor.read(shape, [(at.prompt, (at.reply,) * at.replies)] * at.prompts, head=at.vocabulary)
+    groups = [(at.prompt, (at.reply,) * at.replies)] * at.prompts
+    every = floor.read(shape, groups, head=at.vocabulary)
     learned = at.prompts * at.replies * at.reply
     tokens = at.prompts * at.prompt + learned
     others = 2.0 * shape.in_layers * tokens + 2.0 * shape.hidden * at.vocabulary * learned
-    return {"operations": every, "attention": 1 - others / every}
+    moved = {"bytes": floor.drawn(shape, groups)[2]} if work == "sampling" else {}
+    return {"operations": every, "attention": 1 - others / every, **moved}
 
 
 def exponent(points: Sequence[Found], name: str, least: float = 1e-9) -> float:
@@ -287,11 +290,14 @@ def curve(points: Sequence[Found]) -> Found:
 
 
 def allowed(points: Sequence[Found]) -> float:
-    """The largest exponent of time that the counted operations explain."""
+    """The largest exponent of time that the counted operations, and bytes, explain."""
     if "operations" not in points[0]:
         return LINEAR
     taken = [
-        {"value": point["value"], "taken": point["operations"] * (1 + (SLOWER - 1) * point["attention"])}
+        {
+            "value": point["value"],
+            "taken": point["operations"] * (1 + (SLOWER - 1) * point["attention"]) + MOVED * point.get("bytes", 0),
+        }
         for point in points
     ]
     return max(LINEAR, exponent(taken, "taken") + LINEAR - 1)

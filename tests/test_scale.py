@@ -58,6 +58,14 @@ def test_no_attention_excuses_more_than_a_square(scale):
     assert invented(scale, 2.0, attention=shares)["exponents"]["allowed"]["time"] == pytest.approx(2.15, abs=0.01)
 
 
+def test_keys_that_every_drawn_token_reads_again_excuse_a_curve_too(scale):
+    """Those of replies of 64, 128 and 256 tokens; without them the operations excuse nothing."""
+    points = [{"value": n, "seconds": n, "peak_mib": 1, **scale.arithmetic(scale.Point(reply=n), "sampling")}
+              for n in (64, 128, 256)]  # fmt: skip
+    assert scale.allowed(points) == pytest.approx(1.2, abs=0.01)
+    assert scale.allowed([{k: v for k, v in point.items() if k != "bytes"} for point in points]) == scale.LINEAR
+
+
 def scaled(folder, *more):
     command = [sys.executable, ROOT / "benchmarks" / "scale.py", "--quick", "--out", folder, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
