@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from preferent.models.merging import adapted, whole
+from preferent.models.merging import adapted, add, whole
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import REFUSALS, random_replies, tolerance
 from preferent.models.quantised import in_four_bits
@@ -43,7 +43,7 @@ def halved(policy: LanguagePolicy) -> LanguagePolicy:
     if not can_halve(policy):
         return policy
     with suffices("for a copy of the weights in bf16, from which replies are drawn", HELPS):
-        narrow = {id(each): rounded(each) for each in policy.parameters()}
+        narrow = {id(each): narrowed(each) for each in policy.parameters()}
         model: Any = copy.deepcopy(policy.model, dict[int, Any](narrow))  # with no copy in fp32 on the way
         made = LanguagePolicy(
             model.unload() if policy.has_adapter else model,
@@ -59,7 +59,7 @@ def halved(policy: LanguagePolicy) -> LanguagePolicy:
     return policy if why else made
 
 
-def rounded(parameter: nn.Parameter) -> nn.Parameter:
+def narrowed(parameter: nn.Parameter) -> nn.Parameter:
     numbers = parameter.detach()
     return nn.Parameter(numbers.to(torch.bfloat16) if numbers.is_floating_point() else numbers, requires_grad=False)
 
@@ -77,8 +77,7 @@ def follow(made: LanguagePolicy, policy: LanguagePolicy) -> None:
 def added(layer: Any) -> Tensor:
     """A layer's weight with its adapter, W + BA·α/r."""
     weight: Tensor = layer.base_layer.weight.clone()
-    for name in layer.active_adapters:
-        weight += layer.get_delta_weight(name)
+    add(layer, weight)
     return weight
 
 

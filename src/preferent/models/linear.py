@@ -29,12 +29,16 @@ def rounded(n: int, to: int = ROWS) -> int:
     return -(-n // to) * to
 
 
+def alike(x: Tensor) -> bool:
+    """Whether it is what oneDNN is taken for."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` with the same parameters, in the same place."""
 
     def forward(self, input: Tensor) -> Tensor:
-        alike = input.dtype == self.weight.dtype == torch.float32 and input.device.type == "cpu" and input.numel() > 0
-        if not alike or torch.is_autocast_enabled("cpu"):
+        if not (alike(input) and alike(self.weight) and input.numel()) or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (input, self.weight, self.bias)):
             return Product.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
@@ -67,7 +71,7 @@ class Product(torch.autograd.Function):
 
 def times(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x · wᵀ + b, outside of autograd."""
-    if not FAST or x.device.type != "cpu" or x.dtype != torch.float32:
+    if not FAST or not alike(x):
         return linear(x, w, b)
     try:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(x, w, b, "none", [], "")
@@ -109,8 +113,3 @@ def copied_bytes(model: nn.Module) -> int:
     weights = {module.weight for module in model.modules() if type(module) is Linear} if FAST else set()
     size = sum(weight.nbytes for weight in weights if alike(weight))
     return size if size <= COPIED else 0
-
-
-def alike(weight: Tensor) -> bool:
-    """Whether it is what oneDNN is taken for."""
-    return weight.device.type == "cpu" and weight.dtype == torch.float32

@@ -28,8 +28,7 @@ def merged(policy: Backbone) -> Iterator[None]:
             with torch.no_grad():
                 layers = list(adapted(model))
                 for layer, copy in zip(layers, copies([layer.base_layer.weight for layer in layers]), strict=True):
-                    for name in layer.active_adapters:
-                        copy += layer.get_delta_weight(name)
+                    add(layer, copy)
                     weight = layer.base_layer.weight
                     held.append((weight, weight.data))
                     weight.data = copy
@@ -47,6 +46,12 @@ def copies(weights: Sequence[Tensor]) -> list[Tensor]:
     flat = torch.cat([weight.flatten() for weight in weights])
     each = flat.split([weight.numel() for weight in weights])
     return [copy.view_as(weight) for copy, weight in zip(each, weights, strict=True)]
+
+
+def add(layer: Any, weight: Tensor) -> None:
+    """What a layer's adapter says, BA·α/r, to a copy of its weight."""
+    for name in layer.active_adapters:
+        weight += layer.get_delta_weight(name)
 
 
 def adapted(model: nn.Module) -> Iterator[Any]:
