@@ -83,23 +83,34 @@ def test_a_model_keeps_its_parameters_names_and_folder(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+def drawn(n):
+    """A head of 37 tokens, and n states with their targets."""
+    torch.manual_seed(0)
+    linear = nn.Linear(8, 37, bias=False)
+    return linear, torch.randn(n, 8, requires_grad=True), torch.randint(37, (n,))
+
+
+def by_head(linear, hidden, targets, factor, temperature):
+    def said():
+        return token_logprobs(Head(linear, factor), hidden, targets, vocabulary=37, temperature=temperature)[0]
+
+    return pulled(said, hidden, linear.weight)
+
+
+def by_cross_entropy(linear, hidden, targets, factor, temperature):
+    def said():
+        return -cross_entropy(linear(hidden) * factor / temperature, targets, reduction="none")
+
+    return pulled(said, hidden, linear.weight)
+
+
 @pytest.mark.parametrize("chunk", [1 << 24, 1])  # the softmax kept, and computed again
 @pytest.mark.parametrize(("n", "factor", "temperature"), [(5, 1.0, 1.0), (130, 0.5, 0.7), (200, 1.0, 2.0)])
 def test_a_plain_heads_log_probabilities_are_those_of_cross_entropy(monkeypatch, chunk, n, factor, temperature):
     monkeypatch.setattr(heads, "CHUNK", chunk)
     monkeypatch.setattr(heads, "CACHED", 64 * 37)  # several pieces
-    torch.manual_seed(0)
-    linear = nn.Linear(8, 37, bias=False)
-    hidden = torch.randn(n, 8, requires_grad=True)
-    targets = torch.randint(37, (n,))
-    ours = pulled(
-        lambda: token_logprobs(Head(linear, factor), hidden, targets, vocabulary=37, temperature=temperature)[0],
-        hidden, linear.weight,
-    )  # fmt: skip
-    theirs = pulled(
-        lambda: -cross_entropy(linear(hidden) * factor / temperature, targets, reduction="none"), hidden, linear.weight
-    )
-    close(ours, theirs)
+    given = (*drawn(n), factor, temperature)
+    close(by_head(*given), by_cross_entropy(*given))
 
 
 def test_a_head_with_a_bias_or_a_cap_is_not_plain():
@@ -132,18 +143,10 @@ def test_under_autocast_a_heads_gradients_are_nearer_to_fp32_than_autograds(monk
 
 @pytest.mark.parametrize(("factor", "temperature"), [(1.0, 1.0), (0.5, 0.7)])
 def test_under_autocast_scale_and_temperature_are_heeded(factor, temperature):
-    torch.manual_seed(0)
-    linear = nn.Linear(8, 37, bias=False)
-    hidden, targets = torch.randn(130, 8, requires_grad=True), torch.randint(37, (130,))
+    given = (*drawn(130), factor, temperature)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = pulled(
-            lambda: token_logprobs(Head(linear, factor), hidden, targets, vocabulary=37, temperature=temperature)[0],
-            hidden, linear.weight,
-        )  # fmt: skip
-    theirs = pulled(
-        lambda: -cross_entropy(linear(hidden) * factor / temperature, targets, reduction="none"), hidden, linear.weight
-    )
-    for a, b in zip(ours, theirs, strict=True):
+        ours = by_head(*given)
+    for a, b in zip(ours, by_cross_entropy(*given), strict=True):
         assert (a - b).norm() < 0.02 * b.norm()
 
 
