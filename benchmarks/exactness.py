@@ -16,7 +16,7 @@ sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "models"), str(ROOT / "te
 import test_local
 import test_shared_prefix as prefix
 
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.sampling.local import LocalSampler
 from tiny_models import PLAIN, SHARING, tiny

@@ -46,7 +46,7 @@ from preferent.algorithms.dpo import DPO, referred
 from preferent.algorithms.rollouts import Rollouts
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
-from preferent.data.batches import episodes, logprobs, moved
+from preferent.data.collate import episodes, logprobs, moved
 from preferent.losses.advantage import standardised
 from preferent.models.device import chosen_device
 from preferent.models.plan import token_budget

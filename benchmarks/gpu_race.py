@@ -15,7 +15,7 @@ import transformers
 from speed_here import shapes
 
 from preferent.config import UsageError
-from preferent.data.batches import replies
+from preferent.data.collate import replies
 from preferent.models.fast import fast
 from preferent.models.half import halved
 from preferent.models.load import without_dropout

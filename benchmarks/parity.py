@@ -23,7 +23,8 @@ import transformers
 from preferent.algorithms.dpo import dpo
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.sft import sft
-from preferent.data.batches import Batches, demonstrations, pairs
+from preferent.data.batches import Batches
+from preferent.data.collate import demonstrations, pairs
 from preferent.data.columns import parse
 from preferent.data.rows import BadRow, rows
 from preferent.data.template import Template

@@ -17,7 +17,8 @@ from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
 from preferent.algorithms.sft import sft
-from preferent.data.batches import Batches, demonstrations, pairs
+from preferent.data.batches import Batches
+from preferent.data.collate import demonstrations, pairs
 from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.rewards.learned import LearnedReward, Scale
 from preferent.rewards.shaping import AdaptiveKL

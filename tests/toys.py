@@ -9,7 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from preferent.algorithms.dpo import Referred
-from preferent.data import batches
+from preferent.data import collate
 from preferent.models.load import save
 from preferent.models.policy import LanguagePolicy
 from preferent.models.scratch import Size, new_model, train_tokenizer
@@ -31,7 +31,7 @@ def drawn(key: torch.Generator, length: int, low: int = 2, high: int = VOCABULAR
 def replies_of(sizes: Sizes, seed: int = 0, *, high: int = VOCABULARY) -> Replies:
     """Random tokens; every fourth one of a reply is not learned."""
     key = torch.Generator().manual_seed(seed)
-    return batches.replies(
+    return collate.replies(
         [
             (
                 Prompt(drawn(key, s, high=high)),

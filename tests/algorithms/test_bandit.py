@@ -9,7 +9,7 @@ from preferent.algorithms import ppo as ppo_
 from preferent.algorithms.best_of_n import best_of_n
 from preferent.algorithms.dpo import DPO, dpo
 from preferent.algorithms.grpo import RLOO, Config, grpo
-from preferent.data.batches import pairs
+from preferent.data.collate import pairs
 from preferent.evaluation.best_of_n import kl_bound
 from preferent.losses import preference as losses
 from preferent.rewards.shaping import AdaptiveKL

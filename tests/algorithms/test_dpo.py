@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from preferent.algorithms.dpo import DPO, HINGE, IPO, dpo, referred
-from preferent.data.batches import Batches, pairs
+from preferent.data.batches import Batches
+from preferent.data.collate import pairs
 from preferent.losses import preference as losses
 from preferent.runtime.learner import LocalLearner, local_learner
 from preferent.testing import END, Bigram

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
-from preferent.data.batches import Batches, pairs, replies
+from preferent.data.batches import Batches
+from preferent.data.collate import pairs, replies
 from preferent.runtime.learner import local_learner
 from preferent.testing import Bigram
 from preferent.types import Prompt

@@ -13,7 +13,7 @@ from preferent.algorithms.grpo import GRPO, Config, grpo
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.rollouts import described, minibatches, scored
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import NotFinite, local_learner
 from preferent.testing import END, Bigram, ToySampler

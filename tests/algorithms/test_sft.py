@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from preferent.algorithms.sft import Likelihood, sft
-from preferent.data.batches import Batches, demonstrations
+from preferent.data.batches import Batches
+from preferent.data.collate import demonstrations
 from preferent.losses.means import over_sequences
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.testing import END, Bigram

@@ -11,16 +11,9 @@ from hypothesis import strategies as st
 
 from preferent.algorithms.reward_model import BradleyTerry
 from preferent.config import UsageError
-from preferent.data.batches import (
-    Batches,
-    demonstrations,
-    episodes,
-    in_order,
-    keyed,
-    logprobs,
-    pairs,
-    replies,
-)
+from preferent.data.batches import Batches, in_order, keyed
+from preferent.data.collate import demonstrations, episodes, logprobs, pairs, replies
+from preferent.stages.options import Margins
 from preferent.testing import Bigram
 from preferent.types import Demonstration, Episode, Prompt, Reply
 from toys import preference, ranking, reply
@@ -112,7 +105,7 @@ def test_a_margin_in_the_data_is_the_margin():
 
 def test_a_strength_without_a_margin_is_an_error_and_not_a_margin_of_nothing():
     with pytest.raises(UsageError, match=r"strength 7 has no margin: --margins gives them for 0, 1"):
-        pairs([preference(Q, A, B, strength=7.0)], margins=dict(enumerate([0.0, 1.0])))
+        pairs([preference(Q, A, B, strength=7.0)], margins=Margins([0.0, 1.0]))
 
 
 def test_the_same_prompt_in_several_rows_stands_once_and_so_does_a_reply():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from preferent.algorithms.sft import Likelihood
-from preferent.data import batches
+from preferent.data import collate
 from preferent.models.load import actor_critic, critic_from, load_policy, load_scorer
 from preferent.models.policy import LanguagePolicy
 from preferent.models.scorer import ScoringModel
@@ -86,7 +86,7 @@ def scaled(scorer, *, mean, std):
         Episode(Prompt(asked), said, (True,) * len(said), (0.0,) * len(said), "end", 0, "")
         for asked, said in (((4, 5, 6), (7, 8)), ((9, 10), (11,)))
     ]
-    x = batches.replies([(e.prompt, [e]) for e in replies])
+    x = collate.replies([(e.prompt, [e]) for e in replies])
     critic = actor_critic(LanguagePolicy(tiny("Qwen2"), sharing=True), scorer, mean=mean, std=std)
     reward = LearnedReward([scorer], [Scale(mean, std)])(replies)
     return critic.values(x).gather(1, x.present.sum(-1, keepdim=True))[:, 0], torch.tensor([r.value for r in reward])

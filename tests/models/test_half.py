@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from preferent.algorithms import grpo, ppo
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.models.half import can_halve, halved, halves, size_of_half
 from preferent.models.load import actor_critic, load_policy, with_adapter
 from preferent.models.merging import adapted, merged

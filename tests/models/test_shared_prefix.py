@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from preferent.data.batches import replies
+from preferent.data.collate import replies
 from preferent.models.forward import Backbone
 from preferent.models.plan import NOWHERE, first_fit, shared, unshared
 from preferent.models.policy import LanguagePolicy

@@ -5,7 +5,7 @@ import torch
 
 from preferent.algorithms import dpo, grpo, sft
 from preferent.algorithms.rollouts import Rollouts
-from preferent.data.batches import replies
+from preferent.data.collate import replies
 from preferent.models import head, linear
 from preferent.models.fast import fast
 from preferent.models.policy import LanguagePolicy

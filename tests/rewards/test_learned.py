@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from preferent.config import UsageError
-from preferent.data.batches import replies
+from preferent.data.collate import replies
 from preferent.data.template import Template
 from preferent.models.load import load_policy, load_scorer, save_folder
 from preferent.models.scorer import ScoringModel

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preferent.config import UsageError
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.models.fast import fast
 from preferent.models.policy import LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head

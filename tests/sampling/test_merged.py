@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.models.fast import fast
 from preferent.models.load import with_adapter
 from preferent.models.merging import adapted, merged

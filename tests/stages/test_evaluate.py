@@ -7,8 +7,8 @@ import pytest
 import torch
 from tiny_runs import PREFS, PROMPTS, SMALL, base, kept, quietly, reward, reward_models, run, written
 
-from preferent.data.batches import episodes as collate
-from preferent.data.batches import logprobs
+from preferent.data.collate import episodes as collate
+from preferent.data.collate import logprobs
 from preferent.evaluation.best_of_n import kl_bound
 from preferent.models.load import load_policy
 from preferent.stages.evaluate import kl_between, standard_error

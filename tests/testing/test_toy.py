@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from preferent.data import batches
+from preferent.data import collate
 from preferent.losses import means
 from preferent.testing import (
     END,
@@ -33,7 +33,7 @@ def reply(*tokens, given=()):
 def batch():
     """Three prompts; the first has three replies, one of them with tokens (4) that nobody learns from."""
     groups = [[reply(2, 3, END), reply(2, 4, 4, 5, END, given=(4,)), reply(END)], [reply(6, END)], [reply(2, 2, 3, 7)]]
-    return batches.replies(list(zip(PROMPTS, groups, strict=True)))
+    return collate.replies(list(zip(PROMPTS, groups, strict=True)))
 
 
 # --- the toy keeps the laws ----------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_a_score_read_at_a_padding_token_is_found_out():
 
 
 def test_a_batch_in_which_faults_would_not_show_is_refused():
-    plain = batches.replies([(PROMPTS[0], [reply(2, END)]), (PROMPTS[1], [reply(3, END)])])
+    plain = collate.replies([(PROMPTS[0], [reply(2, END)]), (PROMPTS[1], [reply(3, END)])])
     with pytest.raises(ValueError, match="of different lengths"):
         check_policy(Bigram(), plain)
 

@@ -17,7 +17,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.losses import policy
 from preferent.losses.advantage import Advantage, centred, leave_one_out, standardised
 from preferent.losses.means import Average, over_budget, over_sequences, over_tokens

@@ -14,7 +14,7 @@ from annotated_types import Gt
 from torch import Tensor
 
 from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
-from preferent.data.batches import episodes, logprobs
+from preferent.data.collate import episodes, logprobs
 from preferent.losses import policy
 from preferent.losses.advantage import gae, whiten
 from preferent.losses.means import over_tokens

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
 from preferent.config import UsageError
-from preferent.data import batches
+from preferent.data import collate
 from preferent.data.arrow import parts
 from preferent.data.batches import Batches, keyed
 from preferent.data.columns import Kind, Unpaired
@@ -29,8 +29,8 @@ Source = str | Path | Sequence[str | Path]
 Collate = Callable[[list[Any]], Any]
 
 COLLATE: Mapping[Kind, Collate] = {
-    "demonstrations": batches.demonstrations,
-    "preferences": batches.pairs,
+    "demonstrations": collate.demonstrations,
+    "preferences": collate.pairs,
     "prompts": list,
     "unpaired": list,
 }
@@ -56,16 +56,16 @@ class Loaded(Sequence[T], Generic[T]):
 
     def batches(self, size: int, *, seed: int = 0, epochs: float = 1.0, steps: int | None = None) -> Batches[T, Any]:
         """Batches in keyed shuffled order, to be given to an algorithm; opinions on one prompt stay together."""
-        if self.collate is batches.pairs:
+        if self.collate is collate.pairs:
             groups: Sequence[Any] = self.by_prompt()
-            return Batches(groups, size, batches.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
+            return Batches(groups, size, collate.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
         return Batches(self.rows, size, self.collate, seed=seed, epochs=epochs, steps=steps)
 
     def by_prompt(self) -> Sequence[list[Any]]:
         """All opinions on replies to one prompt together; on disk they are read when they are asked for."""
         if isinstance(self.rows, Joined):
             return self.rows.by_prompt()
-        return batches.by_prompt(cast(Sequence[Any], self.rows))
+        return collate.by_prompt(cast(Sequence[Any], self.rows))
 
 
 def load_demonstrations(

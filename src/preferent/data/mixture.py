@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from preferent.config import UsageError
-from preferent.data.batches import Batches, by_prompt, keyed, steps_in
+from preferent.data.batches import Batches, keyed, steps_in
+from preferent.data.collate import by_prompt
 from preferent.data.joined import joined
 from preferent.data.load import Collate, Loaded
 from preferent.data.reading import Report

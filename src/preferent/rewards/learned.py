@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preferent.data.batches import Opinion, moved, replies
+from preferent.data.collate import Opinion, moved, replies
 from preferent.data.template import Template
 from preferent.losses.reward import Combination, combine
 from preferent.models.plan import token_budget

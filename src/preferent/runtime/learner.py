@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from preferent.config import UsageError
-from preferent.data.batches import moved
+from preferent.data.collate import moved
 from preferent.models import plan
 from preferent.models.room import suffices
 from preferent.runtime.fitting import fitted

@@ -197,8 +197,9 @@ def kl_between(episodes: Sequence[Episode], baseline: LanguagePolicy) -> float:
     """Nats a reply: the mean of log π(y) - log π₀(y) over replies y drawn from π; noisy, and without bias."""
     import torch
 
-    from preferent.data.batches import episodes as collate
-    from preferent.data.batches import in_order, logprobs, moved
+    from preferent.data.batches import in_order
+    from preferent.data.collate import episodes as collate
+    from preferent.data.collate import logprobs, moved
 
     total = 0.0
     groups = [[episode] for episode in episodes]

@@ -259,7 +259,7 @@ def row_of(width: int, trunk: Backbone) -> Any:
     """One prompt with one reply, half of the row each."""
     import torch
 
-    from preferent.data.batches import moved
+    from preferent.data.collate import moved
     from preferent.types import Replies
 
     half = width // 2

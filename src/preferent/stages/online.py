@@ -139,7 +139,7 @@ def measuring(
 ) -> Callable[[int], Metrics]:
     """Evaluation on held-out prompts, one reply each, drawn with the same noise; samples go to the run's folder."""
     from preferent.algorithms.rollouts import described, scored
-    from preferent.data.batches import episodes, logprobs
+    from preferent.data.collate import episodes, logprobs
     from preferent.evaluation.text import distinct
     from preferent.losses.policy import k1
     from preferent.sampling.local import LocalSampler

@@ -6,6 +6,7 @@ and what only one command reads stands in that command's own ``Options``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -155,6 +156,17 @@ class UseOptions:
     device: Annotated[str, "auto, cpu, cuda, cuda:1 …; auto: the first GPU if there is one"] = "auto"
     trust_remote_code: Annotated[bool, "run Python code that comes with the model; only for authors you trust"] = False
     seed: Annotated[int, "seed of the noise that replies are drawn with", Ge(0), Lt(2**63)] = 0
+
+
+class Margins(dict[float, float]):
+    """The margin for each strength of preference, from 0 up. Raises UsageError for a strength that has none."""
+
+    def __init__(self, margins: Sequence[float]) -> None:
+        super().__init__(enumerate(margins))
+
+    def __missing__(self, strength: float) -> float:
+        known = ", ".join(f"{one:g}" for one in sorted(self))
+        raise UsageError(f"A preference of strength {strength:g} has no margin: --margins gives them for {known}.")
 
 
 def watched(keep_best: str) -> tuple[str, Literal["min", "max"]]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError, group
-from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+from preferent.stages.options import DataOptions, Margins, ModelOptions, OptimiserOptions, RunOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preferent.data.batches import Opinion
+    from preferent.data.collate import Opinion
     from preferent.models.scorer import ScoringModel
     from preferent.runtime.learner import LocalLearner
     from preferent.types import Pairs
@@ -61,7 +61,8 @@ def run(options: Options, *, title: str = "Reward model") -> None:
     from functools import partial
 
     from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
-    from preferent.data import batches as collate
+    from preferent.data import batches as order
+    from preferent.data import collate
     from preferent.data.load import load_preferences
     from preferent.stages import plan, training
 
@@ -73,12 +74,12 @@ def run(options: Options, *, title: str = "Reward model") -> None:
         template = training.template_of(scorers[0], scorers[0].tokenizer, options.data)
         loaded = training.loaded(load_preferences, options, template)
         held_out = training.held_out(load_preferences, options, template)
-        pairs = partial(collate.grouped_pairs, margins=dict(enumerate(options.reward.margins)))
+        pairs = partial(collate.grouped_pairs, margins=Margins(options.reward.margins))
         groups = loaded.by_prompt()
         splits = [split(groups, i, options.reward.members) for i in each]
         epochs, size = options.run.epochs, options.optimiser.batch
-        updates = options.run.steps or collate.steps_in(epochs, min(map(len, splits)), size)
-        batches = [collate.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
+        updates = options.run.steps or order.steps_in(epochs, min(map(len, splits)), size)
+        batches = [order.Batches(splits[i], size, pairs, seed=options.run.seed + i, steps=updates) for i in each]
         learners = [
             training.learner_of(scorer, options, updates=updates, member=f"member-{i}")
             for i, scorer in enumerate(scorers)
@@ -92,12 +93,12 @@ def run(options: Options, *, title: str = "Reward model") -> None:
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            return measured(learners, list(collate.in_order(held_out.by_prompt(), size, pairs)), objective)
+            return measured(learners, list(order.in_order(held_out.by_prompt(), size, pairs)), objective)
 
         def save(folder: Path) -> None:
             save_members(scorers, splits, folder)
             if held_out:
-                write_judged(learners, list(collate.in_order(held_out.by_prompt(), size, list)), run.folder)
+                write_judged(learners, list(order.in_order(held_out.by_prompt(), size, list)), run.folder)
 
         training.trained(
             run,
@@ -163,7 +164,7 @@ def write_judged(learners: Sequence[LocalLearner[Any]], batches: Sequence[list[l
 
     A pair on which a member has no number to say is left out.
     """
-    from preferent.data.batches import compared, grouped_pairs
+    from preferent.data.collate import compared, grouped_pairs
     from preferent.evaluation.judged import judged, written
     from preferent.runtime import files
 

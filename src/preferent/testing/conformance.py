@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from preferent.data import batches
+from preferent.data import collate
 from preferent.types import (
     ActorCritic,
     Annotator,
@@ -106,8 +106,8 @@ def check_sampler(
     for prompt, group in zip(prompts, groups, strict=True):
         for episode in group:
             check_episode(episode, prompt)
-    x = batches.episodes(groups)
-    drawn = batches.logprobs(groups)
+    x = collate.episodes(groups)
+    drawn = collate.logprobs(groups)
     same(policy.read(x).logprobs.to(drawn), drawn, tolerance, "the sampler's log-probabilities are not the policy's")
     expect(spoken(sampler.sample(prompts, n)) == spoken(groups), "asked again, it draws other replies")
     backwards = sampler.sample(prompts[::-1], n)[::-1]

@@ -58,7 +58,7 @@ def kl_to_sft(demo: Demo, said: Sequence[Episode]) -> float:
     """Nats a reply, estimated on the policy's own replies."""
     import torch
 
-    from preferent.data.batches import episodes, logprobs
+    from preferent.data.collate import episodes, logprobs
     from preferent.losses.policy import k1
     from preferent.models.load import load_policy
 
