@@ -128,10 +128,10 @@ def test_a_cut_keeps_every_pair_with_its_replies(sizes, seed, data):
 @given(SIZES, SEEDS, st.data())
 def test_what_the_reference_said_stays_with_its_reply(sizes, seed, data):
     pairs = pairs_of(replies_of(sizes, seed), seed)
-    x = Referred(pairs, torch.arange(len(pairs.replies.tokens)).float())
+    x = Referred(pairs, torch.arange(pairs.replies.tokens.numel()).view(pairs.replies.tokens.shape).float())
     chosen = some_prompts(data, len(x))
     cut = x[chosen]
-    rows = cut.reference.long()
+    rows = cut.reference[:, 0].long() // pairs.replies.tokens.shape[1]
     assert cut.pairs.replies.tokens.equal(pairs.replies.tokens[rows])
     assert torch.tensor(chosen)[cut.pairs.replies.prompt_of].equal(pairs.replies.prompt_of[rows])
     assert len(cut) == len(chosen)

@@ -52,7 +52,8 @@ def pairs_of(x: Replies, seed: int = 0) -> Pairs:
 
 
 def referred_of(x: Replies, seed: int = 0) -> Referred:
-    return Referred(pairs_of(x, seed), torch.randn(len(x.tokens), generator=torch.Generator().manual_seed(seed)))
+    said = torch.randn(x.tokens.shape, generator=torch.Generator().manual_seed(seed))
+    return Referred(pairs_of(x, seed), said.where(x.learn, 0))
 
 
 TEXTS = (

@@ -5,13 +5,13 @@ from itertools import combinations
 
 import torch
 
+from preferent.algorithms import objectives
 from preferent.algorithms import ppo as ppo_
 from preferent.algorithms.best_of_n import best_of_n
-from preferent.algorithms.dpo import DPO, dpo
+from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import RLOO, Config, grpo
 from preferent.data.collate import pairs
 from preferent.evaluation.best_of_n import kl_bound
-from preferent.losses import preference as losses
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.testing import Bigram, ToySampler
@@ -89,7 +89,7 @@ def test_dpo_on_bradley_terrys_own_labels_reaches_it():
         for i, j in combinations(range(8), 2)
         for p in [(REWARD[i] - REWARD[j]).sigmoid().item()]
     ]
-    objective = replace(DPO, loss=lambda chosen, rejected: losses.dpo(chosen, rejected, beta=BETA))
+    objective = objectives.dpo(beta=BETA)
     list(dpo(learner, reference, [pairs(chances)] * 200, objective=objective))
     assert distance(said(policy), best(reference)) <= 0.005
 

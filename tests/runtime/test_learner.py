@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from preferent.algorithms import dpo, grpo, ppo
+from preferent.algorithms import dpo, grpo, objectives, ppo
 from preferent.algorithms.reward_model import BradleyTerry
 from preferent.algorithms.rollouts import Rollouts
 from preferent.algorithms.sft import Likelihood
@@ -51,8 +51,8 @@ OBJECTIVES = {
     "sft over sequences": (Likelihood(over_sequences), lambda x, seed: x),
     "reward, centred": (BradleyTerry(centring=0.3), lambda x, seed: referred_of(x, seed).pairs),
     "dpo with likelihood": (replace(dpo.DPO, likelihood=0.5), referred_of),
-    "ipo": (dpo.IPO, referred_of),
-    "hinge": (dpo.HINGE, referred_of),
+    "ipo": (objectives.ipo(), referred_of),
+    "hinge": (objectives.hinge(), referred_of),
     "grpo": (grpo.GRPO, rollouts),
     "dr-grpo": (grpo.DR_GRPO, rollouts),
     "rloo": (grpo.RLOO, rollouts),

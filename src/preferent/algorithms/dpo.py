@@ -1,7 +1,7 @@
-"""Direct preference optimisation and its relatives: learn from pairs, without sampling and without a reward model.
+"""Direct preference optimisation: learn from pairs, without sampling and without a reward model.
 
-They differ in two places only: what a reply's score is, and the loss on a pair of scores. A soft label or a tie mixes
-the loss of both orders by its probability, which for DPO's own loss is cDPO.
+Its relatives differ in two places only: what is read off a reply (``Side``), and the loss on the two sides of a pair.
+Each of them is a value; they stand in ``algorithms/objectives.py``.
 """
 
 from __future__ import annotations
@@ -10,42 +10,106 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from preferent.losses import preference
 from preferent.losses.means import over_rows, over_tokens
-from preferent.types import Algorithm, Learner, Loss, Pairs, Policy
+from preferent.types import Algorithm, Learner, Loss, Pairs, Policy, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One reply of each pair, as the policy and the reference see it. What it is asked for is [b]."""
+
+    said: Reading  # of all replies in the batch [r, t], by the policy
+    reference: Tensor  # [r, t] log-probabilities
+    learn: Tensor  # [r, t]
+    rows: Tensor  # [b] which of them stand on this side
+    chance: Tensor  # [b] probability that this side is the better one
+    lead: Tensor  # [b] by how much it should be ahead
+
+    def ratio(self) -> Tensor:
+        """log π(y|x) - log π_ref(y|x), summed over the reply's learned tokens."""
+        return (self.said.logprobs.sum(-1) - self.reference.sum(-1))[self.rows]
+
+    def logp(self) -> Tensor:
+        """log π(y|x), without the reference."""
+        return self.said.logprobs.sum(-1)[self.rows]
+
+    def mean(self) -> Tensor:
+        """log π(y|x) a token."""
+        return self.logp() / self.length()
+
+    def length(self) -> Tensor:
+        """Learned tokens, the end of the reply included."""
+        return self.learn.sum(-1).clamp(min=1)[self.rows]
+
+
+PairLoss = Callable[[Side, Side], Tensor]  # better, worse → [b]
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """A loss on the pair of log-ratios to the reference, summed over each reply's learned tokens."""
+    """A loss on the two sides of a pair."""
 
-    loss: Callable[[Tensor, Tensor], Tensor]  # [b], [b] -> [b]
-    likelihood: float = 0.0  # weight of the better replies' negative log-likelihood
+    loss: PairLoss
+    score: Callable[[Side], Tensor] = Side.ratio  # what the better side has more of once this has learned
+    likelihood: float = 0.0  # weight of the better replies' negative log-likelihood, averaged over tokens
+    referred: bool = True  # whether the reference is asked
+    entropy: bool = False  # whether the loss looks at the policy's entropy
+    prepare: Callable[[Learner[Policy], Referred], Referred] | None = None  # what has to be known of the whole step
 
     def counts(self, batch: Referred) -> Mapping[str, Tensor]:
         x = batch.pairs
         return {"preference": x.weight.sum(), "likelihood": over_tokens.count(x.replies.learn[x.better])}
 
     def __call__(self, policy: Policy, batch: Referred) -> Loss:
-        x = batch.pairs
-        logprobs = policy.read(x.replies).logprobs
-        ratio = logprobs.sum(-1) - batch.reference
-        better, worse = ratio[x.better], ratio[x.worse]
-        each = x.choice * self.loss(better, worse) + (1 - x.choice) * self.loss(worse, better)
-        terms = {"preference": (1.0, over_rows(each, x.weight))}
+        x, learn = batch.pairs, batch.pairs.replies.learn
+        said = policy.read(x.replies, entropy=self.entropy)
+        better = Side(said, batch.reference, learn, x.better, x.choice, x.margin)
+        worse = Side(said, batch.reference, learn, x.worse, 1 - x.choice, -x.margin)
+        terms = {"preference": (1.0, over_rows(self.loss(better, worse), x.weight))}
         if self.likelihood:
-            nll = over_tokens(-logprobs[x.better], x.replies.learn[x.better])
-            terms["likelihood"] = (self.likelihood, nll)
-        said = {"margin": better - worse, "chosen": better, "rejected": worse}
-        right = preference.accuracy(better, worse, x.weight, x.choice)
-        return Loss(terms, {"accuracy": right} | {name: over_rows(value, x.weight) for name, value in said.items()})
+            terms["likelihood"] = (self.likelihood, over_tokens(-said.logprobs[x.better], learn[x.better]))
+        chosen, rejected = self.score(better), self.score(worse)
+        told = {"margin": chosen - rejected, "chosen": chosen, "rejected": rejected}
+        right = preference.accuracy(chosen, rejected, x.weight, x.choice)
+        return Loss(terms, {"accuracy": right} | {name: over_rows(value, x.weight) for name, value in told.items()})
 
 
-DPO = Objective(partial(preference.dpo, beta=0.1))
-IPO = Objective(partial(preference.ipo, beta=0.1))
-HINGE = Objective(partial(preference.hinge, beta=0.1))
+def mixed(loss: PairLoss) -> PairLoss:
+    """For soft labels and ties: the loss of both orders, by their chances. For DPO's own loss this is cDPO."""
+
+    def both(better: Side, worse: Side) -> Tensor:
+        return better.chance * loss(better, worse) + worse.chance * loss(worse, better)
+
+    return both
+
+
+def on(loss: Callable[[Tensor, Tensor], Tensor], score: Callable[[Side], Tensor] = Side.ratio) -> PairLoss:
+    """A loss on the two sides' scores [b], [b], both orders mixed."""
+    return mixed(lambda better, worse: loss(score(better), score(worse)))
+
+
+def together(parts: Sequence[tuple[Objective, float]]) -> Objective:
+    """Several at once: the sum of weight times loss; what is measured besides is the first one's."""
+
+    def loss(better: Side, worse: Side) -> Tensor:
+        each: list[Tensor] = [weight * part.loss(better, worse) for part, weight in parts]
+        return torch.stack(each).sum(0)
+
+    return Objective(
+        loss,
+        parts[0][0].score,
+        likelihood=sum(weight * part.likelihood for part, weight in parts),
+        referred=any(part.referred for part, _ in parts),
+        entropy=any(part.entropy for part, _ in parts),
+        prepare=next((part.prepare for part, _ in parts if part.prepare), None),
+    )
+
+
+DPO = Objective(on(partial(preference.dpo, beta=0.1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +117,7 @@ class Referred:
     """Pairs, with what the reference said of their replies: a loss sees a model and a batch, and nothing else."""
 
     pairs: Pairs
-    reference: Tensor  # [r] summed over learned tokens
+    reference: Tensor  # [r, t]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -66,14 +130,18 @@ class Referred:
 
 
 def dpo(
-    learner: Learner[Policy], reference: Policy, comparisons: Iterable[Pairs], *, objective: Objective = DPO
+    learner: Learner[Policy], reference: Policy | None, comparisons: Iterable[Pairs], *, objective: Objective = DPO
 ) -> Algorithm:
     """One update for each batch of comparisons (Rafailov et al. 2023)."""
     for pairs in comparisons:
-        yield learner.update(referred(learner, reference, pairs), objective)
+        yield learner.update(referred(learner, reference, pairs, objective), objective)
 
 
-def referred(learner: Learner[Policy], reference: Policy, pairs: Pairs) -> Referred:
-    """Ask the reference, within the learner's token budget."""
-    said = learner.map(pairs.replies, lambda _, x: reference.read(x).logprobs.sum(-1))
-    return Referred(pairs, said.to(pairs.weight.device))
+def referred(learner: Learner[Policy], reference: Policy | None, pairs: Pairs, objective: Objective = DPO) -> Referred:
+    """Ask the reference, within the learner's token budget, where the objective wants it; and what else it wants."""
+    if reference is None or not objective.referred:
+        batch = Referred(pairs, torch.zeros(pairs.replies.tokens.shape, device=pairs.weight.device))
+    else:
+        said = learner.map(pairs.replies, lambda _, x: reference.read(x).logprobs)
+        batch = Referred(pairs, said.to(pairs.weight.device))
+    return objective.prepare(learner, batch) if objective.prepare else batch

@@ -7,12 +7,17 @@ or [b]: a soft label is flip = 1 - choice, a tie is flip = ½.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from preferent.losses.means import over_rows
 from preferent.types import Mean
+
+Divergence = Literal["reverse", "forward", "jensen-shannon", "alpha"]
+MOST = 60.0  # logarithm of the largest ratio that is told from larger ones
 
 
 def dpo(chosen: Tensor, rejected: Tensor, *, beta: float, flip: float | Tensor = 0.0) -> Tensor:
@@ -47,6 +52,140 @@ def hinge(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
     Once β·h reaches 1, a pair has no gradient left.
     """
     return (1 - beta * (chosen - rejected)).relu()
+
+
+def slic(chosen_logp: Tensor, rejected_logp: Tensor, *, margin: float) -> Tensor:
+    """max(0, margin - (log π(y_w) - log π(y_l))), on the policy's own log-probabilities: Zhao et al. 2023, eq. 1.
+
+    The likelihood of a good reply, which the paper adds, is a term of its own.
+    """
+    return (margin - (chosen_logp - rejected_logp)).relu()
+
+
+def simpo(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float, gamma: float) -> Tensor:
+    """-logσ(β(c̄ - r̄) - γ) on log-probabilities a token, without a reference: Meng et al. 2024, eq. 6.
+
+    γ stands beside β·(c̄ - r̄), not within.
+    """
+    return softplus(gamma - beta * (chosen_mean - rejected_mean))
+
+
+def cpo(chosen_logp: Tensor, rejected_logp: Tensor, *, beta: float) -> Tensor:
+    """-logσ(β(log π(y_w) - log π(y_l))), DPO with a uniform reference: Xu et al. 2024, eq. 5.
+
+    Its other half, the better reply's negative log-likelihood, is its user's to add.
+    """
+    return softplus(-beta * (chosen_logp - rejected_logp))
+
+
+def orpo(chosen_mean: Tensor, rejected_mean: Tensor) -> Tensor:
+    """-logσ(log odds(c̄) - log odds(r̄)), odds = p/(1 - p) of p = exp(mean): Hong et al. 2024, eq. 7.
+
+    A probability within 1e-6 of 1 is taken to be there: its odds have no end.
+    """
+
+    def log_odds(mean: Tensor) -> Tensor:
+        mean = mean.clamp(max=-1e-6)
+        return mean - (-mean.expm1()).log()
+
+    return softplus(log_odds(rejected_mean) - log_odds(chosen_mean))
+
+
+def apo_zero(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """1 - σ(βc) + σ(βr): up with the better reply, down with the worse. D'Oosterlinck et al. 2024, eq. 7."""
+    return (-beta * chosen).sigmoid() + (beta * rejected).sigmoid()
+
+
+def apo_down(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """σ(βc) + 1 - σ(βh): down with both, more with the worse. D'Oosterlinck et al. 2024, eq. 8.
+
+    For data whose better replies are worse than what the policy says on its own.
+    """
+    return (beta * chosen).sigmoid() + (-beta * (chosen - rejected)).sigmoid()
+
+
+def nca(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """-logσ(βc) - ½·logσ(-βc) - ½·logσ(-βr): Chen et al. 2024, for a pair. Likelihoods, not only their difference."""
+    return softplus(-beta * chosen) + 0.5 * softplus(beta * chosen) + 0.5 * softplus(beta * rejected)
+
+
+def sppo(chosen: Tensor, rejected: Tensor, *, beta: float) -> Tensor:
+    """(c - 1/(2β))² + (r + 1/(2β))² for a hard label: Wu et al. 2024, eq. 4.7 with P = 1 and 0; 1/β is the paper's η.
+
+    Mixed by the chance of each order, its optimum is the paper's with a soft P.
+    """
+    half = 1 / (2 * beta)
+    return (chosen - half) ** 2 + (rejected + half) ** 2
+
+
+def exo(chosen: Tensor, rejected: Tensor, *, beta: float, flip: float | Tensor) -> Tensor:
+    """KL(σ(βh) ‖ 1 - ε), the other way round than DPO's: Ji et al. 2024, eq. 16.
+
+    Infinite where the label leaves nothing to one side. Raises ValueError unless 0 < ε < 1.
+    """
+    flip = torch.as_tensor(flip, dtype=chosen.dtype, device=chosen.device)
+    if not bool(((flip > 0) & (flip < 1)).all()):
+        raise ValueError("exo needs a chance that the label is wrong, 0 < flip < 1, or its divergence has no end")
+    logit = beta * (chosen - rejected)
+    right = logit.sigmoid()
+    return right * (-softplus(-logit) - (-flip).log1p()) + (1 - right) * (-softplus(logit) - flip.log())
+
+
+def discopop(chosen: Tensor, rejected: Tensor, *, beta: float, temperature: float) -> Tensor:
+    """The logistic loss and the exponential one, mixed by σ(βh/τ): Lu et al. 2024, eq. 5 (there β = τ = 0.05)."""
+    logit = beta * (chosen - rejected)
+    share = (logit / temperature).sigmoid()
+    # exp(-x)·σ(x/τ), which is small where exp(-x) alone has no end
+    return softplus(-logit) * (1 - share) + (-logit - softplus(-logit / temperature)).exp()
+
+
+def dpop(chosen: Tensor, rejected: Tensor, *, beta: float, penalty: float) -> Tensor:
+    """-logσ(β(h - λ·max(0, -c))), DPO-positive: a better reply that loses likelihood costs. Pal et al. 2024, eq. 3."""
+    return softplus(-beta * (chosen - rejected - penalty * (-chosen).relu()))
+
+
+def rdpo(
+    chosen: Tensor, rejected: Tensor, chosen_length: Tensor, rejected_length: Tensor, *, beta: float, alpha: float
+) -> Tensor:
+    """-logσ(βh + α(L_w - L_l)): length costs α a token of reward. Park et al. 2024; Meng et al. 2024, table 3.
+
+    If annotators follow r and the policy is to maximise r - α·L, then r = β·log-ratio + α·L up to a constant: what
+    length explains of a choice is not learned.
+    """
+    return softplus(-beta * (chosen - rejected) - alpha * (chosen_length - rejected_length))
+
+
+def sigmoid_norm(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float) -> Tensor:
+    """DPO on log-ratios a token."""
+    return dpo(chosen_mean, rejected_mean, beta=beta)
+
+
+def f_dpo(chosen: Tensor, rejected: Tensor, *, beta: float, divergence: Divergence, alpha: float = 0.5) -> Tensor:
+    """-logσ(β(f'(u_w) - f'(u_l))), u = π/π_ref: DPO under another divergence from the reference. Wang et al. 2023.
+
+    f' is log u for the reverse KL (DPO), -1/u for the forward KL, log(2u/(1 + u)) for Jensen-Shannon, and
+    (1 - u^(-α))/α for the α-divergence, 0 < α < 1, which lies between the first two.
+    """
+    if divergence == "alpha" and not 0 < alpha < 1:
+        raise ValueError(f"the α-divergence needs 0 < alpha < 1, not {alpha}; the ends are reverse and forward KL")
+
+    def slope(ratio: Tensor) -> Tensor:
+        if divergence == "reverse":
+            return ratio
+        if divergence == "jensen-shannon":
+            return -softplus(-ratio)
+        power = 1.0 if divergence == "forward" else alpha
+        return -(-power * ratio).clamp(max=MOST).exp() / power
+
+    return softplus(-beta * (slope(chosen) - slope(rejected)))
+
+
+def xpo(chosen: Tensor, rejected: Tensor, reference_sample_logp: Tensor, *, beta: float, alpha: float) -> Tensor:
+    """DPO on a pair drawn online, plus α·log π(y) of a reply y that the reference drew: Xie et al. 2024, algorithm 1.
+
+    To make what the reference says less likely is to look elsewhere.
+    """
+    return dpo(chosen, rejected, beta=beta) + alpha * reference_sample_logp
 
 
 def bradley_terry(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -55,6 +56,32 @@ class Frozen:
     @torch.no_grad()
     def read(self, x: Replies, *, entropy: bool = False) -> Reading:
         return self.policy.read(x, entropy=entropy)
+
+
+class Follower:
+    """A copy that nobody trains, and that may follow the policy. What is frozen in the policy is shared with it."""
+
+    def __init__(self, policy: LanguagePolicy) -> None:
+        shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
+        self.policy = copy.deepcopy(policy, shared)
+        self.moving = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        self.policy.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
+        return self.policy.read(x, entropy=entropy)
+
+    @torch.no_grad()
+    def follow(self, weights: Mapping[str, Tensor], share: float) -> None:
+        """Go this share of the way to the policy's weights."""
+        for name, mine in self.moving.items():
+            mine.copy_(weights[name]) if share == 1 else mine.lerp_(weights[name], share)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": {name: p.detach() for name, p in self.moving.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.follow(state["weights"], 1.0)
 
 
 class Adapterless:

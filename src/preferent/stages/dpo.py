@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Gt, Le
 
 from preferent.config import group
+from preferent.stages.objective import PairOptions, objective_of, weighed_names
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+
+if TYPE_CHECKING:
+    from preferent.algorithms.dpo import Objective
+    from preferent.models.policy import Follower, LanguagePolicy
+    from preferent.runtime.learner import LocalLearner
+    from preferent.runtime.reference import Remembered
+    from preferent.types import Algorithm, Pairs, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOOptions:
-    """Objective."""
+class ReferenceOptions:
+    """Reference."""
 
-    objective: Annotated[Literal["dpo", "ipo", "hinge"], "loss on the pair of log-ratios to the reference"] = "dpo"
-    beta: Annotated[float, "how much leaving the reference costs; lower goes further", Gt(0)] = 0.1
-    likelihood: Annotated[float, "weight of the better replies' negative log-likelihood", Ge(0)] = 0.0
+    follow: Annotated[
+        float | None, "the reference goes this share of the way to the policy (TR-DPO); none: it stays", Gt(0), Le(1)
+    ] = None
+    follow_every: Annotated[int, "with --follow: after every so many steps", Gt(0)] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,29 +37,33 @@ class Options:
     The reference is the model as it starts: what it says of each reply is computed once, before the first step, so that
     it takes no memory (only with --streaming does a copy of the model stay). Rows are as for ``preferent reward``.
 
+    --objective takes DPO's relatives, alone or weighed against one another; `preferent methods` says what each needs.
+
     Examples:
         preferent dpo --model runs/sft --data prefs.jsonl --eval-data held.jsonl --out runs/dpo
+        preferent dpo --model runs/sft --data prefs.jsonl --objective simpo --beta 2.5 --gamma 1.2 --out runs/simpo
         preferent dpo --model Qwen/Qwen2.5-0.5B-Instruct --data prefs.jsonl --lora 16 --lr 1e-5 --out runs/dpo
     """
 
     model: ModelOptions
     data: DataOptions
-    dpo: DPOOptions = DPOOptions()
+    dpo: PairOptions = PairOptions()
+    reference: ReferenceOptions = ReferenceOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6)
     run: RunOptions
 
 
-def run(options: Options, *, title: str = "DPO") -> None:
+def run(options: Options, *, title: str = "") -> None:
     """Train, and write a Hugging Face folder."""
-    from preferent.algorithms import dpo as algorithm
+    from preferent.algorithms.dpo import referred
     from preferent.data.load import load_preferences
-    from preferent.losses import preference
     from preferent.models.load import save
+    from preferent.models.policy import Follower
+    from preferent.runtime.reference import Remembered
     from preferent.stages import plan, training
 
-    losses = {"dpo": preference.dpo, "ipo": preference.ipo, "hinge": preference.hinge}
-    loss = partial(losses[options.dpo.objective], beta=options.dpo.beta)
-    objective = replace(algorithm.DPO, loss=loss, likelihood=options.dpo.likelihood)
+    objective = objective_of(options.dpo)
+    title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
@@ -58,26 +71,48 @@ def run(options: Options, *, title: str = "DPO") -> None:
         size = options.optimiser.batch
         batches = training.batched(load_preferences, "preferences", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
-        reference = training.reference_of(policy, batches)
+        follows = options.reference.follow is not None and objective.referred
+        reference = Follower(policy) if follows else training.reference_of(policy, batches)
         if options.run.dry_run:
-            held = {"policy": policy, "reference": reference}
+            held = {"policy": policy} | ({"reference": reference} if objective.referred else {})
             plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches)))
             return
-        watched = training.asked(reference, run, policy, learner, batches, held_out, title=title)
+        watched: Policy = reference
+        if isinstance(reference, Remembered) and objective.referred:
+            watched = training.asked(reference, run, policy, learner, batches, held_out, title=title)
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            held = (algorithm.referred(learner, watched, pairs) for pairs in training.in_order(held_out, size))
+            held = (referred(learner, watched, pairs, objective) for pairs in training.in_order(held_out, size))
             return dict(learner.measure(held, objective))
 
         training.trained(
             run,
-            algorithm.dpo(learner, reference, batches, objective=objective),
+            steps(options.reference, learner, reference, batches, objective),
             options.run,
-            {"learner": learner, "data": batches},
+            {"learner": learner, "data": batches}
+            | ({"reference": reference} if isinstance(reference, Follower) else {}),
             title=title,
             total=len(batches),
             numbers=("loss", "accuracy", "margin"),
             measure=measure if held_out else None,
             save=lambda folder: save(policy, folder),
         )
+
+
+def steps(
+    options: ReferenceOptions,
+    learner: LocalLearner[LanguagePolicy],
+    reference: Remembered | Follower,
+    batches: Iterable[Pairs],
+    objective: Objective,
+) -> Algorithm:
+    """DPO, with a reference that stays or one that follows."""
+    from preferent.algorithms.dpo import dpo
+    from preferent.algorithms.tr_dpo import tr_dpo
+    from preferent.models.policy import Follower
+
+    if not isinstance(reference, Follower) or options.follow is None:
+        return dpo(learner, reference, batches, objective=objective)
+    share, every = options.follow, options.follow_every
+    return tr_dpo(learner, reference, batches, share=share, every=every, objective=objective)

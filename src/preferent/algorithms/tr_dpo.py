@@ -1,0 +1,36 @@
+"""TR-DPO: DPO whose reference follows the policy (Gorbatovski et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from torch import Tensor
+
+from preferent.algorithms.dpo import DPO, Objective, dpo
+from preferent.types import Algorithm, Learner, Pairs, Policy, Stateful
+
+
+class Following(Policy, Stateful, Protocol):
+    """A reference that can be moved. What it has become is part of a checkpoint."""
+
+    def follow(self, weights: Mapping[str, Tensor], share: float) -> None: ...  # of the way to these weights
+
+
+def tr_dpo(
+    learner: Learner[Policy],
+    reference: Following,
+    comparisons: Iterable[Pairs],
+    *,
+    share: float = 1.0,
+    every: int = 512,
+    objective: Objective = DPO,
+) -> Algorithm:
+    """DPO, and after each ``every`` updates the reference goes ``share`` of the way to the policy.
+
+    A share of 1 is the paper's hard update (there every 512 steps), a smaller one after each step its soft one (0.6).
+    """
+    for metrics in dpo(learner, reference, comparisons, objective=objective):
+        if learner.version % every == 0:
+            reference.follow(learner.weights(), share)
+        yield metrics
