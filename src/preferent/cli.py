@@ -27,6 +27,7 @@ from preferent.config import UsageError, Word, build, did_you_mean, flatten, rea
 COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, section
     "demo": ("preferent.worlds.support_desk.demo", "Watch a small model learn what people want.", "Start"),
     "doctor": ("preferent.stages.doctor", "Show what this machine has, and what will be used.", "Start"),
+    "methods": ("preferent.stages.methods", "List every method: what it needs, its paper, its command.", "Start"),
     "init": ("preferent.stages.init", "Make a small model and tokenizer from scratch, out of text.", "Start"),
     "data check": ("preferent.stages.check", "Check data files: columns, lengths, duplicates, templates.", "Start"),
     "data dedupe": ("preferent.stages.dedupe", "Leave out near-duplicates, and what an evaluation holds.", "Start"),
