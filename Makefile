@@ -18,10 +18,14 @@ TORCH := $(if $(TORCH_INDEX),--no-deps --index-url $(TORCH_INDEX)) torch
 # Two processes with two threads each wait for one another on two cores; one thread each is several times faster.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: demo test test-long parity bench bench-quick bench-scale bench-gpu clean
+.PHONY: demo compare test test-long parity bench bench-quick bench-scale bench-gpu clean
 
 demo: $(VENV)/made
 	$(VENV)/bin/preferent demo --resume $(ARGS)
+
+# Many methods on the demo's world, three seeds: writes benchmarks/results/compare.json and docs/methods.md's table.
+compare: $(VENV)/made
+	$(VENV)/bin/python benchmarks/compare.py $(ARGS)
 
 # Budgets and the fences of the documentation are tests as well; the last line is pytest's own summary.
 test: $(VENV)/made

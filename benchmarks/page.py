@@ -1,6 +1,6 @@
-"""The table of docs/performance.md, from what ``make bench`` measured, which ends by writing it.
+"""The tables of the documentation that benchmarks measured: each ends by writing its own.
 
-python benchmarks/page.py        writes it again from benchmarks/results/speed.json
+python benchmarks/page.py        writes them again from benchmarks/results/
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+DOCS = HERE.parent / "docs"
 
 
 def verdict(ratio: float, target: float | None, *, least: bool) -> str:
@@ -47,7 +47,28 @@ def speed(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-TABLES = {"speed": speed}
+def compare(report: dict[str, Any]) -> str:
+    rows = [
+        "| method | wins against SFT | of the seeds | gold | KL | reply tokens | seconds |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in report["policies"].items():
+        value, low, high = row["wins"]
+        each = " ".join(f"{wins:.0%}" for wins in row.get("wins_by_seed", ()))
+        seconds = f"{row['seconds']:.0f}" if "seconds" in row else "–"
+        rows.append(
+            f"| {name} | {value:.0%} ({low:.0%}–{high:.0%}) | {each or '–'} | {row['gold']:.3f} "
+            f"| {max(row['kl'], 0):.1f} | {row['length']:.1f} | {seconds} |"
+        )
+    n, seeds = report["n"], len(report["seeds"])
+    rows.append(
+        f"\n{n:,} held-out questions over {seeds} seeds, one reply each; {report['threads']} CPU threads. "
+        f"The whole took {report['minutes']:.0f} minutes."
+    )
+    return "\n".join(rows)
+
+
+TABLES = {"speed": ("performance.md", speed), "compare": ("methods.md", compare)}
 
 
 def written(text: str, name: str, report: dict[str, Any]) -> str:
@@ -57,11 +78,12 @@ def written(text: str, name: str, report: dict[str, Any]) -> str:
     after = rest.partition(end)[1:]
     if not found or not after[0]:
         raise ValueError(f"The page has no {begin.strip()} … {end.strip()} for the table to stand between.")
-    return before + begin + TABLES[name](report) + "".join(after)
+    return before + begin + TABLES[name][1](report) + "".join(after)
 
 
 def write(name: str, report: dict[str, Any]) -> None:
-    PAGE.write_text(written(PAGE.read_text(), name, report))
+    page = DOCS / TABLES[name][0]
+    page.write_text(written(page.read_text(), name, report))
 
 
 def main() -> int:
@@ -71,7 +93,7 @@ def main() -> int:
     for name in TABLES:
         path = HERE / "results" / f"{name}.json"
         if not path.is_file():
-            sys.exit(f"benchmarks/results/{name}.json is not there: measure first (make bench).")
+            sys.exit(f"benchmarks/results/{name}.json is not there: measure first (make bench, make compare).")
         write(name, json.loads(path.read_text()))
     return 0
 

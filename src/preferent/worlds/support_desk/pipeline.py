@@ -90,13 +90,17 @@ class Demo:
         return self.out / name
 
     def train(self, command: str, title: str, **given: Any) -> None:
-        """One of the training commands, as the command line would run it; nothing where it has ended already."""
-        folder = self.path(command)
+        """One of the training commands, with the settings of the demo and what is given."""
+        self.run(command, command, title, **{**TRAINING[command], **given})
+
+    def run(self, name: str, command: str, title: str, **given: Any) -> None:
+        """A command in a folder, as the command line would run it; nothing where it has ended already."""
+        folder = self.path(name)
         if (folder / "model").is_dir():
             return
-        stage = importlib.import_module(f"preferent.stages.{command}")
+        stage = importlib.import_module(f"preferent.stages.{command.replace('-', '_')}")
         begun = folder.is_dir() and any(folder.iterdir())
-        asked = {**COMMON, **TRAINING[command], **given, "out": folder, "seed": self.seed, "resume": begun}
+        asked = {**COMMON, **given, "out": folder, "seed": self.seed, "resume": begun}
         known = {word.name for word in words(stage.Options)}
         stage.run(build(stage.Options, {name: value for name, value in asked.items() if name in known}), title=title)
 

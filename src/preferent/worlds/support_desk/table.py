@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
 
@@ -15,39 +16,64 @@ from preferent.worlds.support_desk.pipeline import TEMPERATURE, Demo
 from preferent.worlds.support_desk.world import printed
 
 if TYPE_CHECKING:
-    from preferent.types import Episode
+    from preferent.types import Episode, Score
 
 NO_OP = "SFT again"  # the same policy with other noise: it should win half of the time
 PARTS = {"right": "right fact", "direct": "direct", "warm": "warm", "brief": "brief"}
 
 
+@dataclass(frozen=True)
+class Marked:
+    """What a policy said to the held-out questions, one reply each, and what gold says of it."""
+
+    episodes: Sequence[Episode]
+    gold: Sequence[Score]
+    kl: float  # nats a reply, to the SFT policy
+
+
 def evaluate(demo: Demo, methods: Sequence[str]) -> dict[str, Any]:
-    """Every policy on the same held-out questions, one reply each, marked by gold."""
-    questions = [q.text for q in demo.world.heldout_questions[: demo.sizes.evaluated]]
-    said = {name: first(demo.sample(name, questions, n=1, seed=demo.seed + 2)) for name in ("sft", *methods)}
-    said[NO_OP] = first(demo.sample("sft", questions, n=1, seed=demo.seed + 3))
-    gold = {
-        name: [demo.world.gold(question, episode.text) for question, episode in zip(questions, episodes, strict=True)]
-        for name, episodes in said.items()
+    """Every policy on the same held-out questions, marked by gold."""
+    asked = questions(demo)
+    said = {name: first(demo.sample(name, asked, n=1, seed=demo.seed + 2)) for name in ("sft", *methods)}
+    said[NO_OP] = first(demo.sample("sft", asked, n=1, seed=demo.seed + 3))
+    marks = {name: marked(demo, episodes) for name, episodes in said.items()}
+    policies = {name: standing(each, marks["sft"]) for name, each in marks.items()}
+    return {"n": len(asked), "policies": policies, **examples(demo, methods)}
+
+
+def questions(demo: Demo) -> list[str]:
+    """Those that policies are judged by, held out of everything."""
+    return [q.text for q in demo.world.heldout_questions[: demo.sizes.evaluated]]
+
+
+def marked(demo: Demo, episodes: Sequence[Episode]) -> Marked:
+    """Replies to ``questions``, marked."""
+    each = zip(questions(demo), episodes, strict=True)
+    return Marked(episodes, [demo.world.gold(asked, said.text) for asked, said in each], kl_to_sft(demo, episodes))
+
+
+def standing(mine: Marked, base: Marked) -> dict[str, Any]:
+    """A policy's row of the table."""
+    values = [score.value for score in mine.gold]
+    wins = win_rate(outcomes(values, [score.value for score in base.gold]))
+    return {
+        "gold": fmean(values),
+        "gold_sd": pstdev(values),
+        "parts": {part: fmean(score.parts[part] for score in mine.gold) for part in mine.gold[0].parts},
+        "wins": [wins.value, wins.low, wins.high],
+        "kl": mine.kl,
+        **described(mine.episodes),
     }
-    base = [score.value for score in gold["sft"]]
-    policies: dict[str, Any] = {}
-    for name, scores in gold.items():
-        wins = win_rate(outcomes([score.value for score in scores], base))
-        policies[name] = {
-            "gold": fmean(score.value for score in scores),
-            "gold_sd": pstdev([score.value for score in scores]),
-            "parts": {part: fmean(score.parts[part] for score in scores) for part in scores[0].parts},
-            "wins": [wins.value, wins.low, wins.high],
-            "kl": kl_to_sft(demo, said[name]),
-            **described(said[name]),
-        }
+
+
+def examples(demo: Demo, methods: Sequence[str]) -> dict[str, Any]:
+    """Some questions, and the reply of each policy to them."""
     examples = [q.text for q in demo.world.examples(3)]
     replies = {
         name: [e.text for e in first(demo.sample(name, examples, n=1, seed=demo.seed))] for name in ("sft", *methods)
     }
     printable = {name: [printed(reply) for reply in said] for name, said in replies.items()}
-    return {"n": len(questions), "policies": policies, "examples": list(map(printed, examples)), "replies": printable}
+    return {"examples": list(map(printed, examples)), "replies": printable}
 
 
 def first(groups: Sequence[Sequence[Episode]]) -> list[Episode]:
