@@ -13,11 +13,13 @@ import json
 import logging
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from page import write
 
+from preferent.evaluation.best_of_n import kl_bound
 from preferent.stages.options import UseOptions
 from preferent.worlds.support_desk.pipeline import COMMON, ONLINE, TRAINING, Demo, begin
 from preferent.worlds.support_desk.pipeline import write as lines
@@ -104,8 +106,9 @@ def judged(demo, names):
     asked = questions(demo)
     said = {name: first(demo.sample(folder_of(name), asked, n=1, seed=demo.seed + 2)) for name in ("SFT", *names)}
     said[NO_OP] = first(demo.sample("sft", asked, n=1, seed=demo.seed + 3))
-    said[f"best of {BEST_OF}"] = best_of(demo)
-    return {name: marked(demo, episodes) for name, episodes in said.items()}
+    found = {name: marked(demo, episodes) for name, episodes in said.items()}
+    # Chosen replies are the SFT policy's own, so its log-probabilities say nothing of how far the choice goes.
+    return found | {f"best of {BEST_OF}": replace(marked(demo, best_of(demo)), kl=kl_bound(BEST_OF))}
 
 
 def said(demo, names):
