@@ -24,6 +24,7 @@ COMMANDS = {
     "sft": "--data demos.jsonl --max-length 128 --steps 120 --save-every 2 --eval-data demos.jsonl --eval-every 7",
     "reward": "--data prefs.jsonl --max-length 128 --steps 60 --save-every 1 --members 2",
     "dpo": "--data prefs.jsonl --max-length 128 --steps 100 --save-every 2 --lora 2",
+    "kto": "--data prefs.jsonl --max-length 128 --steps 80 --save-every 2 --objective bco",
     "grpo": f"--data prompts.jsonl --reward mine.py:brief --steps 40 --save-every 1 --group 3 {LENGTHS}",
     "ppo": f"--data prompts.jsonl --reward ./rm --steps 25 --save-every 2 --kl-target 0.1 {LENGTHS}",
 }

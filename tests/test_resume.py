@@ -13,12 +13,14 @@ from torch import nn
 from preferent.algorithms.dpo import DPO, dpo
 from preferent.algorithms.grpo import GRPO, grpo
 from preferent.algorithms.grpo import Config as GRPOConfig
+from preferent.algorithms.kto import Shift, bco, kto
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
 from preferent.algorithms.sft import sft
 from preferent.data.batches import Batches
-from preferent.data.collate import demonstrations, pairs
+from preferent.data.collate import by_prompt, demonstrations, pairs
+from preferent.data.rated import Collate, Neighbours
 from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.rewards.learned import LearnedReward, Scale
 from preferent.rewards.shaping import AdaptiveKL
@@ -43,6 +45,7 @@ PROMPTS = [Prompt(drawn(KEY, n, 6, 300)) for n in (3, 5, 2, 7, 4, 6, 3)]
 DEMONSTRATIONS = [Demonstration(prompt, said(2, 7)) for prompt in PROMPTS]
 OPINIONS = [preference(prompt, said(2, 5), said(2, 7), choice=(0.9, 0.1)) for prompt in PROMPTS]
 OPINIONS.append(ranking(PROMPTS[0], said(2, 5), said(3, 4), said(2, 7), ranks=(0, 2, 1)))
+JUDGED = Neighbours(by_prompt(OPINIONS, lambda opinion: opinion.comparison.context))
 
 
 @dataclass
@@ -81,6 +84,19 @@ def of_dpo(base, lora=0):
     return Job(steps, {"learner": learner, "data": data}, [policy])
 
 
+def of_kto(base):
+    policy, data = load_policy(base), Batches(JUDGED, 3, Collate(), steps=STEPS)
+    learner = learner_of(policy, token_budget=30)
+    return Job(kto(learner, policy.frozen(), data), {"learner": learner, "data": data}, [policy])
+
+
+def of_bco(base):
+    policy, data, shift = load_policy(base), Batches(JUDGED, 3, Collate(), steps=STEPS), Shift()
+    learner = learner_of(policy)
+    parts = {"learner": learner, "data": data, "shift": shift}
+    return Job(bco(learner, policy.frozen(), data, shift=shift), parts, [policy])
+
+
 def of_grpo(base):
     policy, data = load_policy(base), Batches(PROMPTS, 3, list, steps=STEPS)
     learner, sampler = learner_of(policy, token_budget=40), LocalSampler(policy, max_new_tokens=6)
@@ -107,6 +123,8 @@ JOBS: dict[str, Callable[..., Job]] = {
     "reward": of_reward,
     "dpo": of_dpo,
     "dpo with an adapter": lambda base: of_dpo(base, lora=2),
+    "kto": of_kto,
+    "bco": of_bco,
     "grpo": of_grpo,
     "ppo": of_ppo,
 }

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 NAMES = {
     "best_of_n": "preferent.algorithms.best_of_n",
     "dpo": "preferent.algorithms.dpo",
+    "kto": "preferent.algorithms.kto",
     "grpo": "preferent.algorithms.grpo",
     "ppo": "preferent.algorithms.ppo",
     "reward_model": "preferent.algorithms.reward_model",
@@ -24,6 +25,7 @@ NAMES = {
     "load_demonstrations": "preferent.data.load",
     "load_preferences": "preferent.data.load",
     "load_prompts": "preferent.data.load",
+    "load_rated": "preferent.data.rated",
     "local_learner": "preferent.runtime.learner",
     "checkpointed": "preferent.runtime.drive",
     "evaluated": "preferent.runtime.drive",

@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "ppo": ("preferent.stages.ppo", "Reinforcement learning with a critic, against a reward.", "Train"),
     "grpo": ("preferent.stages.grpo", "Reinforcement learning on groups of replies, without a critic.", "Train"),
     "dpo": ("preferent.stages.dpo", "Learn from comparisons directly, without a reward model.", "Train"),
+    "kto": ("preferent.stages.kto", "Learn from replies judged good or bad one by one.", "Train"),
     "sample": ("preferent.stages.sample", "Write a model's replies to prompts into a file.", "Use"),
     "chat": ("preferent.stages.chat", "Talk to a model.", "Use"),
     "evaluate": ("preferent.stages.evaluate", "Compare models on held-out prompts.", "Use"),

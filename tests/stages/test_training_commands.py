@@ -8,7 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import DEMOS, PREFS, PROMPTS, SMALL, base, kept, left, quietly, reward, reward_models, run, written
+from tiny_runs import (
+    DEMOS,
+    PREFS,
+    PROMPTS,
+    RATED,
+    SMALL,
+    base,
+    kept,
+    left,
+    quietly,
+    reward,
+    reward_models,
+    run,
+    written,
+)
 
 from preferent.models.load import load_policy, load_scorer
 from preferent.runtime import checkpoint
@@ -22,7 +36,7 @@ SHORT = [*FAST, "--max-new-tokens", "8"]
 @pytest.fixture(scope="module")
 def data():
     """Names of the data files, by what they hold."""
-    rows = {"demos": DEMOS, "prefs": PREFS, "prompts": PROMPTS}
+    rows = {"demos": DEMOS, "prefs": PREFS, "prompts": PROMPTS, "rated": RATED}
     return {name: written(kept() / f"{name}-trained.jsonl", each) for name, each in rows.items()}
 
 
@@ -32,6 +46,7 @@ def command(name, data):
         "sft": ["sft", "--data", data["demos"], *FAST],
         "reward": ["reward", "--data", data["prefs"], "--members", "2", *FAST],
         "dpo": ["dpo", "--data", data["prefs"], *FAST],
+        "kto": ["kto", "--data", data["rated"], *FAST],
         "ppo": ["ppo", "--data", data["prompts"], "--reward", reward_models(), "--mini-batch", "3", *SHORT],
         "grpo": ["grpo", "--data", data["prompts"], "--reward", reward("topical"), "--group", "3", *SHORT],
     }[name] + ["--model", base()]
@@ -41,6 +56,7 @@ EVALUATION = {
     "sft": ("demos", {"eval/nll", "eval/loss"}),
     "reward": ("prefs", {"eval/accuracy", "eval/ensemble_accuracy", "eval/loss"}),
     "dpo": ("prefs", {"eval/accuracy", "eval/margin", "eval/loss"}),
+    "kto": ("rated", {"eval/accuracy", "eval/margin", "eval/baseline", "eval/loss"}),
     "ppo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
     "grpo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
 }
@@ -73,12 +89,12 @@ def test_a_run_leaves_what_it_promises(name, data, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "step 1/2" in said
     told = [line for line in said.splitlines() if line.startswith("held out  step ")]
-    number = {"sft": "nll", "reward": "ensemble accuracy", "dpo": "margin", "ppo": "KL", "grpo": "KL"}[name]
+    number = {"sft": "nll", "reward": "ensemble accuracy", "ppo": "KL", "grpo": "KL"}.get(name, "margin")
     assert [bool(re.search(rf"step {i}  .*\b{number} -?\d", line)) for i, line in enumerate(told, 1)] == [True, True]
     assert f"The model is in {out / 'model'}." in said
 
 
-@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "grpo", "ppo"])
+@pytest.mark.parametrize("name", ["sft", "reward", "dpo", "kto", "grpo", "ppo"])
 def test_the_runs_config_says_the_same_run_again(name, data, tmp_path):
     words = command(name, data)
     quietly(*words, "--steps", "2", "--out", tmp_path / "a")

@@ -34,6 +34,10 @@ PREFS = [
     }
     for i in range(24)
 ]
+RATED = [
+    {"prompt": row["prompt"], "completion": row["rejected" if i % 3 else "chosen"], "label": not i % 3}
+    for i, row in enumerate(PREFS)
+]
 PROMPTS = [{"prompt": question(i), "topic": THINGS[i % len(THINGS)]} for i in range(12)]
 REWARDS = """
 def brief(episodes):

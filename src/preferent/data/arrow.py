@@ -91,6 +91,10 @@ def parts(noun: Noun) -> tuple[Prompt, tuple[Reply, ...], dict[str, Any]]:
     return noun.comparison.context, noun.comparison.options, said
 
 
+def prompt_of(noun: Noun) -> Prompt:
+    return parts(noun)[0]
+
+
 def rest_of(prompt: Prompt, replies: Sequence[Reply], said: Mapping[str, Any]) -> bytes:
     info = {**prompt.info, "messages": list(prompt.info["messages"])}
     if not is_plain(info):

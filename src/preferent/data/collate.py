@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from preferent.types import Demonstration, Episode, Pairs, Preference, Prompt, Ranking, Replies, Reply
 
+Row = TypeVar("Row")
 Opinion = Preference[Prompt, Reply] | Ranking[Prompt, Reply]
 
 
@@ -77,11 +78,11 @@ def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None 
     )
 
 
-def by_prompt(opinions: Sequence[Opinion]) -> list[list[Opinion]]:
-    """All opinions on replies to one prompt together, so that a batch holds each prompt and reply once."""
-    groups: dict[tuple[int, ...], list[Opinion]] = {}
-    for opinion in opinions:
-        groups.setdefault(opinion.comparison.context.tokens, []).append(opinion)
+def by_prompt(rows: Sequence[Row], prompt_of: Callable[[Row], Prompt]) -> list[list[Row]]:
+    """All judgements of replies to one prompt together, so that a batch holds each prompt and reply once."""
+    groups: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(prompt_of(row).tokens, []).append(row)
     return list(groups.values())
 
 

@@ -31,7 +31,7 @@ from preferent.types import Comparison, Preference, Ranking
 
 X = TypeVar("X")
 Y = TypeVar("Y")
-Kind = Literal["demonstrations", "preferences", "prompts", "unpaired"]
+Kind = Literal["demonstrations", "preferences", "prompts", "unpaired", "rated"]  # rated: preferences or unpaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def parse(data: Data, *, kind: Kind | None = None, columns: Mapping[str, str] | 
         )
     used = found.needs - {"turns"} | (OPTIONAL if found.name in PAIRS else set())
     parsed = Parsed(found.read(named_as_here), found.name, {k: v for k, v in named_as_here.items() if k not in used})
-    if kind is not None and parsed.kind != kind:
+    if kind in ("demonstrations", "prompts") and parsed.kind != kind:
         raise wrong_end(kind)
     return parsed
 
@@ -144,6 +144,8 @@ def refuse_null(data: Data, kind: Kind | None) -> None:
 
 def unknown(present: frozenset[str], kind: Kind | None) -> BadRow:
     """Says which column is misspelt or missing: that of the format which lacks least and would use most."""
+    if kind == "preferences" and present >= {"prompt", "completion", "label"}:
+        return BadRow("not comparisons: label judges each completion alone", hint="`preferent kto` learns from these.")
     formats = [f for f in FORMATS if kind is None or kind in f.kinds]
     hint = expected(formats)
     for f in sorted(formats, key=lambda f: (len(f.needs - present), -len(f.needs & present))):
@@ -347,11 +349,11 @@ def made_of(names: str, read: Callable[[Data], Noun], *kinds: Kind) -> Format:
 
 
 FORMATS = (
-    made_of("prompt + chosen + rejected", read_pair, "preferences"),
-    made_of("prompt + completions + ranks", read_ranking, "preferences"),
-    made_of("input + preferred_output + non_preferred_output", read_openai_pair, "preferences"),
-    made_of("chosen + rejected", read_implicit_pair, "preferences"),
-    made_of("prompt + completion + label", read_unpaired, "unpaired"),
+    made_of("prompt + chosen + rejected", read_pair, "preferences", "rated"),
+    made_of("prompt + completions + ranks", read_ranking, "preferences", "rated"),
+    made_of("input + preferred_output + non_preferred_output", read_openai_pair, "preferences", "rated"),
+    made_of("chosen + rejected", read_implicit_pair, "preferences", "rated"),
+    made_of("prompt + completion + label", read_unpaired, "unpaired", "rated"),
     made_of("prompt + completion", read_completion, "demonstrations"),
     made_of("messages", read_messages, "demonstrations", "prompts"),
     made_of("prompt", read_prompt, "prompts"),

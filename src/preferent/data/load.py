@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from preferent.config import UsageError
 from preferent.data import collate
-from preferent.data.arrow import parts
+from preferent.data.arrow import parts, prompt_of
 from preferent.data.batches import Batches, keyed
 from preferent.data.columns import Kind, Unpaired
 from preferent.data.faults import plain_name
@@ -33,6 +33,7 @@ COLLATE: Mapping[Kind, Collate] = {
     "preferences": collate.pairs,
     "prompts": list,
     "unpaired": list,
+    "rated": list,
 }
 
 
@@ -65,7 +66,7 @@ class Loaded(Sequence[T], Generic[T]):
         """All opinions on replies to one prompt together; on disk they are read when they are asked for."""
         if isinstance(self.rows, Joined):
             return self.rows.by_prompt()
-        return collate.by_prompt(cast(Sequence[Any], self.rows))
+        return collate.by_prompt(self.rows, prompt_of)
 
 
 def load_demonstrations(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from preferent.config import UsageError
+from preferent.data.arrow import prompt_of
 from preferent.data.batches import Batches, keyed, steps_in
 from preferent.data.collate import by_prompt
 from preferent.data.joined import joined
@@ -134,7 +135,7 @@ class Mixture(Sequence[T], Generic[T]):
 
     def by_prompt(self) -> list[list[Any]]:
         """As many places as there are rows, by their prompts: in memory, for a row may stand at several."""
-        return by_prompt(cast(Sequence[Any], [self[i] for i in range(len(self))]))
+        return by_prompt(cast(Sequence[Any], [self[i] for i in range(len(self))]), prompt_of)
 
     @property
     def report(self) -> tuple[Report, ...]:

@@ -31,8 +31,8 @@ class Options:
     model: Annotated[str | None, "whose tokenizer and chat template: a folder, run folder or Hub name"] = None
     max_length: Annotated[int | None, "with --model: rows with more tokens are told", Gt(0)] = None
     kind: Annotated[
-        Literal["any", "demonstrations", "preferences", "prompts", "unpaired"],
-        "what the rows are meant to be; any: what their columns say",
+        Literal["any", "demonstrations", "preferences", "prompts", "unpaired", "rated"],
+        "what the rows are meant to be; any: what their columns say; rated: preferences or unpaired",
     ] = "any"
     near: Annotated[
         float | None, "likeness from which two rows are nearly the same; none: not looked for", Gt(0), Le(1)

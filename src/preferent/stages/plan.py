@@ -116,6 +116,8 @@ def data(plan: Plan) -> Iterator[str]:
 
 def group_of(row: Any, drawn: tuple[int, int] | None) -> Group:
     """A row's prompt and replies, in tokens. A row may be all opinions on the replies to one prompt."""
+    from preferent.data.arrow import parts
+    from preferent.data.rated import Judged
     from preferent.types import Demonstration, Prompt
 
     if isinstance(row, Prompt):
@@ -123,9 +125,9 @@ def group_of(row: Any, drawn: tuple[int, int] | None) -> Group:
         return len(row.tokens), (length,) * n
     if isinstance(row, Demonstration):
         return len(row.prompt.tokens), (len(row.reply.tokens),)
-    opinions = row if isinstance(row, list) else [row]
-    replies = {option.tokens for opinion in opinions for option in opinion.comparison.options}
-    return len(opinions[0].comparison.context.tokens), tuple(map(len, replies))
+    said = row.own if isinstance(row, Judged) else row if isinstance(row, list) else [row]
+    each = [parts(noun) for noun in said]
+    return len(each[0][0].tokens), tuple(map(len, {reply.tokens for _, replies, _ in each for reply in replies}))
 
 
 def models(plan: Plan) -> Iterator[str]:
@@ -206,7 +208,10 @@ def steps_of(plan: Plan) -> Iterator[Sequence[Group]]:
     batches = plan.batches
     if isinstance(batches, StreamBatches):
         longest = plan.options.data.max_length
-        n, reply = plan.drawn or (2 if batches.stream.reader.kind == "preferences" else 1, longest - longest // 2)
+        n, reply = plan.drawn or (
+            2 if batches.stream.reader.kind in ("preferences", "rated") else 1,
+            longest - longest // 2,
+        )
         yield [(longest // 2, (reply,) * n)] * batches.size
         return
     for step in range(min(len(batches), LOOKED_AT)):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.reference import Remembered
     from preferent.runtime.run import Run
-    from preferent.types import Algorithm, Metrics, Stateful
+    from preferent.types import Algorithm, Metrics, Replies, Stateful
 
     N = TypeVar("N", bound=nn.Module)
     Load = Callable[..., Loaded[Any]]  # such as ``load_demonstrations``
@@ -273,11 +273,12 @@ def asked(
     held_out: Loaded[Any] | None,
     *,
     title: str,
+    about: Callable[[Any], list[Replies]] = lambda batch: [batch.replies],
 ) -> Remembered:
     """Have the reference say what there is to say of the run's rows, and keep it; its memory of held-out rows.
 
     That is another memory, since watching must change nothing: the last bits of what is said of a reply in both would
-    depend on where it was met first.
+    depend on where it was met first. ``about`` a batch it is asked one thing or several, of each as many.
     """
     from preferent.data.batches import Batches
     from preferent.runtime.reference import Remembered, mark_of
@@ -290,12 +291,12 @@ def asked(
     asking: list[Algorithm] = []
     if isinstance(batches, Batches):
         steps = batches.with_news()
-        total += len(steps)
-        replies = (batches.at(step).replies for step in steps)
+        total += len(steps) * len(about(batches.at(steps[0])))
+        replies = chain.from_iterable(about(batches.at(step)) for step in steps)
         asking.append(reference.asked(learner, replies, run.reference_folder, mark=mark))
     if held_out is not None:
-        total += math.ceil(len(held_out) / batches.size)
-        replies = (batch.replies for batch in in_order(held_out, batches.size))
+        total += math.ceil(len(held_out) / batches.size) * len(about(next(in_order(held_out, batches.size))))
+        replies = chain.from_iterable(map(about, in_order(held_out, batches.size)))
         asking.append(watched.asked(learner, replies, run.reference_folder / "held_out", mark=mark))
     for _ in shown(chain(*asking), title=f"{title} reference", total=total):
         pass

@@ -1,0 +1,150 @@
+"""KTO and BCO start at their reference, move good replies up and bad ones down, and keep their baselines' word."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from preferent.algorithms.kto import BCO, KTO, Held, Shift, bco, drift, held, kto
+from preferent.data.batches import Batches
+from preferent.data.columns import Unpaired
+from preferent.data.rated import Collate, Neighbours
+from preferent.losses import unpaired
+from preferent.runtime.learner import LocalLearner, Schedule, local_learner
+from preferent.testing import END, Bigram
+from preferent.testing.conformance import check_learner
+from preferent.types import Prompt
+from toys import replies_of, reply
+
+PROMPTS = [Prompt((5,)), Prompt((6, 3)), Prompt((3, 7))]
+# Replies with a 2 are good and those with a 4 are bad.
+GROUPS = [
+    [Unpaired(PROMPTS[0], reply(2, 3, END), True), Unpaired(PROMPTS[0], reply(4, 3, END), False)],
+    [Unpaired(PROMPTS[1], reply(3, 2, END), True)],
+    [Unpaired(PROMPTS[2], reply(7, 4, 4, END), False), Unpaired(PROMPTS[2], reply(2, END), True)],
+]
+ROWS = Neighbours(GROUPS)
+ALL = Collate()(list(ROWS))
+
+
+def trained(name, steps=60, rate=0.05):
+    policy = Bigram()
+    reference, learner = policy.frozen(), local_learner(policy, lr=rate)
+    batches = Batches(ROWS, 3, Collate(), steps=steps)
+    if name == "kto":
+        return policy, list(kto(learner, reference, batches))
+    return policy, list(bco(learner, reference, batches, shift=Shift()))
+
+
+def log_ratio(policy, x):
+    return policy.read(x).logprobs.sum(-1) - Bigram().read(x).logprobs.sum(-1)
+
+
+@pytest.mark.parametrize(("name", "loss"), [("kto", 0.5), ("bco", math.log(2))])
+def test_it_starts_at_its_reference_with_a_known_loss_and_parts_good_from_bad(name, loss):
+    """1 - σ(0) = ½; -logσ(0) = log 2."""
+    policy, told = trained(name)
+    assert told[0]["rating"] == pytest.approx(loss)
+    assert (told[0]["accuracy"], told[0]["baseline"], told[0]["margin"]) == (0.5, 0, 0)
+    assert told[0]["desirable"] == pytest.approx(3 / 5)
+    assert told[-1]["accuracy"] == 1
+    assert told[-1]["chosen"] > 1 > -1 > told[-1]["rejected"]
+    with torch.no_grad():
+        assert (log_ratio(policy, ALL.replies) > told[-1]["baseline"]).equal(ALL.desirable > 0.5)
+
+
+def test_the_baseline_of_kto_is_the_mean_ratio_of_replies_to_other_prompts_and_never_below_zero():
+    policy, reference = Bigram(seed=1), Bigram(seed=2)
+    with torch.no_grad():
+        ratios = policy.read(ALL.others).logprobs.sum(-1) - reference.read(ALL.others).logprobs.sum(-1)
+    assert len(ratios) == 5
+    both = [drift(local_learner(one), two, ALL) for one, two in ((policy, reference), (reference, policy))]
+    assert sorted(both) == [0.0, pytest.approx(abs(ratios.mean().item()))]
+    assert drift(local_learner(policy), reference, Collate()(list(Neighbours(GROUPS, others=False)))) == 0
+
+
+@pytest.mark.parametrize("budget", [1, 9, 1000])
+def test_the_update_and_the_baseline_do_not_depend_on_the_cuts(budget):
+    """The baseline is that of the whole step, whatever the learner may read at once."""
+    policy, reference = Bigram(seed=1), Bigram(seed=2).frozen()
+    whole, cut = (local_learner(policy, token_budget=size) for size in (1000, budget))
+    z = [drift(learner, reference, ALL) for learner in (whole, cut)]
+    assert z[0] == pytest.approx(z[1], rel=1e-6)
+    found = [held(learner, reference, ALL, z[0]) for learner in (whole, cut)]
+    torch.testing.assert_close(found[0].reference, found[1].reference)
+    assert found[0].baseline.unique().tolist() == [pytest.approx(z[0])]
+
+
+@pytest.mark.parametrize("objective", [KTO, BCO], ids=["kto", "bco"])
+def test_the_learners_law_holds(objective):
+    x = replies_of([(2, (3, 5)), (1, (4,)), (3, (2, 6, 3))])
+    key = torch.Generator().manual_seed(0)
+    good, weight, said = torch.rand(3, 6, generator=key)
+    batch = Held(x, good, weight + 0.5, said - 20, torch.full((6,), 0.3))
+    check_learner(lambda budget: local_learner(Bigram(), lr=0.1, token_budget=budget), batch, objective)
+
+
+def test_the_gradient_of_a_step_is_that_of_its_own_replies_alone():
+    """By hand: good against bad with one baseline; the others, on which it is measured, get none of it."""
+    policy, reference = Bigram(seed=1), Bigram(seed=2).frozen()
+    learner = LocalLearner(policy, torch.optim.SGD(policy.parameters(), lr=0.0))
+    batch = held(learner, reference, ALL, drift(learner, reference, ALL))
+    learner.update(batch, KTO)
+    got = policy.next.weight.grad.clone()
+    fresh = Bigram(seed=1)
+    x, good = batch.replies, batch.desirable
+    ratio = fresh.read(x).logprobs.sum(-1) - reference.read(x).logprobs.sum(-1)
+    gain = torch.sigmoid(0.1 * (ratio - batch.baseline))
+    torch.where(good > 0.5, 1 - gain, gain).mean().backward()
+    norm = fresh.next.weight.grad.norm().clamp(min=1)  # the learner clips at 1
+    torch.testing.assert_close(got, fresh.next.weight.grad / norm)
+
+
+def test_the_shift_is_midway_between_both_kinds_and_keeps_what_a_step_says_nothing_of():
+    shift = Shift(decay=0.5)
+    shift.see({"desirable": 0.5, "chosen": 2.0, "rejected": -4.0})
+    assert (shift.chosen, shift.rejected, shift.value) == (1, -2, -0.5)
+    shift.see({"desirable": 1.0, "chosen": 3.0, "rejected": 0.0})
+    assert (shift.chosen, shift.rejected) == (2, -2)
+    shift.see({"desirable": 0.0, "chosen": 0.0, "rejected": math.nan})
+    assert (shift.chosen, shift.rejected) == (2, -2)
+    other = Shift()
+    other.load_state_dict(shift.state_dict())
+    assert other.value == shift.value == 0
+
+
+def test_bco_takes_its_shift_from_the_steps_before():
+    _, told = trained("bco", steps=3)
+    shift = Shift()
+    for step in told:
+        assert step["baseline"] == pytest.approx(shift.value, abs=1e-6)
+        shift.see(step)
+    assert told[2]["baseline"] != 0
+
+
+REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
+BETA = 0.5
+
+
+def test_bco_on_soft_labels_reaches_the_best_policy_where_each_reply_is_as_common_as_the_policy_says():
+    """On a bandit, with labels σ(r - c): the classifier's logit β·ratio - δ is r - c, so π ∝ π_ref·exp(r/β).
+
+    δ settles where all sums to 1, whatever c is: total variation ≤ .02.
+    """
+    policy = Bigram()
+    reference, x = policy.frozen(), replies_of([(1, (1,) * 8)])
+    x = replace(x, prompts=torch.tensor([[3]]), tokens=torch.arange(8)[:, None])
+    with torch.no_grad():
+        start = reference.next.weight[3].softmax(-1)
+        goal = (start.log() + REWARD / BETA).softmax(-1)
+        shift = -BETA * (start * (REWARD / BETA).exp()).sum().log().item()  # δ for which the logits are the rewards
+    batch = Held(x, REWARD.sigmoid(), torch.ones(8), start.log(), torch.full((8,), shift / BETA))
+    objective = replace(BCO, loss=partial(unpaired.bco, beta=BETA))
+    learner = local_learner(policy, lr=0.1, schedule=Schedule("linear", total=200))
+    for _ in range(200):
+        learner.update(batch, objective)
+    found = policy.next.weight.detach()[3].softmax(-1)
+    assert (start - goal).abs().sum() / 2 > 0.3
+    assert (found - goal).abs().sum() / 2 <= 0.02
