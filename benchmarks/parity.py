@@ -1,7 +1,7 @@
 """Train the same tiny model on the same real pairs here and with TRL 1.16, and compare the losses step by step.
 
-``make parity`` runs it: SFT, a reward model and DPO, in fp32, from the same weights, over the same rows in the same
-order. Both sides get text and put it through the model's chat template themselves. The rows are pairs of HH-RLHF
+``make parity`` runs it: SFT, a reward model, DPO and KTO, in fp32, from the same weights, over the same rows in the
+same order. Both sides get text and put it through the model's chat template themselves. The rows are pairs of HH-RLHF
 (Bai et al. 2022) where PREFERENT_TEST_DATA names the folder that holds them, and otherwise a few written here.
 Writes ``benchmarks/results/parity.json``; the exit code says whether every step agreed.
 """
@@ -21,11 +21,13 @@ from typing import Any
 import transformers
 
 from preferent.algorithms.dpo import dpo
+from preferent.algorithms.kto import kto
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.sft import sft
 from preferent.data.batches import Batches
 from preferent.data.collate import demonstrations, pairs
 from preferent.data.columns import parse
+from preferent.data.rated import Collate, Judged
 from preferent.data.rows import BadRow, rows
 from preferent.data.template import Template
 from preferent.models.load import load_policy, load_scorer, save
@@ -60,6 +62,7 @@ JOBS = (
     Job("sft", options={"loss_type": "nll"}),
     Job("reward"),
     Job("dpo", options={"beta": 0.1}),
+    Job("kto", options={"beta": 0.1}),
 )
 
 
@@ -149,7 +152,7 @@ def fits(row: Row, template: Template) -> bool:
 
 def mine(job: Job, said: Sequence[Row], base: Path, folder: Path) -> list[float]:
     """This project's losses. Leaves the model that it started from in ``folder/model``, for the other side."""
-    steps = {"sft": sft_here, "reward": reward_here, "dpo": dpo_here}[job.method]
+    steps = {"sft": sft_here, "reward": reward_here, "dpo": dpo_here, "kto": kto_here}[job.method]
     return [metrics["loss"] for metrics in steps(job, said, base, folder / "model")]
 
 
@@ -171,6 +174,20 @@ def dpo_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorith
     return dpo(learner(policy, job), policy.frozen(), batched(job, said, policy.tokenizer, pairs))
 
 
+def kto_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorithm:
+    """With a prompt stands, as TRL has it, the reply of the row before it in the step, and with the first the last's.
+
+    What ``preferent kto`` takes, the next prompt's of the file, would be other replies, and another baseline.
+    """
+    policy = load_policy(base, device="cpu")
+    save(policy, start)
+    template = Template(policy.tokenizer)
+    judged: list[Any] = [template.tokenised(parse(row)) for row in as_judged(said)]
+    steps = [judged[i : i + job.batch] for i in range(0, len(judged), job.batch)]
+    rows = [Judged([step[i]], [step[i - 1]]) for step in steps for i in range(len(step))]
+    return kto(learner(policy, job), policy.frozen(), Batches(rows, job.batch, Collate(), shuffle=False))
+
+
 def learner(model: Any, job: Job) -> LocalLearner[Any]:
     return local_learner(model, lr=job.lr, betas=job.betas, max_grad_norm=job.max_grad_norm)
 
@@ -185,9 +202,17 @@ def as_demonstrations(said: Sequence[Row]) -> list[Row]:
     return [{"prompt": row["prompt"], "completion": row["chosen"]} for row in said]
 
 
+def as_judged(said: Sequence[Row]) -> list[Row]:
+    """One reply of each pair, by turns the chosen one and the rejected."""
+    return [
+        {"prompt": row["prompt"], "completion": row["rejected" if i % 2 else "chosen"], "label": not i % 2}
+        for i, row in enumerate(said)
+    ]
+
+
 def of_trl(job: Job, said: Sequence[Row], folder: Path, peer: Path) -> list[float]:
     """TRL's losses on the same rows, from the same weights."""
-    given = as_demonstrations(said) if job.method == "sft" else list(said)
+    given = {"sft": as_demonstrations, "kto": as_judged}.get(job.method, list)(said)
     (folder / "rows.json").write_text(json.dumps(given))
     (folder / "job.json").write_text(json.dumps(asdict(job)))
     quiet = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
