@@ -121,4 +121,6 @@ def floor(kind: str, shape: Shape, groups: Sequence[Group], *, epochs: int = 1) 
         return prompts + more, replies, moved + updates * optimiser
     if kind == "scoring":
         return said, 0.0, 0.0
-    return {"sft": 3 * said, "reward": 3 * scored, "dpo": 3 * said}[kind], 0.0, optimiser
+    # KTO reads each prompt's own reply, and without gradients another one behind the same prompt.
+    others = said - read(shape, [(prompt, ()) for prompt, _ in groups], head=0)
+    return {"sft": 3 * said, "reward": 3 * scored, "dpo": 3 * said, "kto": 3 * said + others}[kind], 0.0, optimiser

@@ -27,7 +27,7 @@ from preferent.algorithms.sft import sft
 from preferent.data.batches import Batches
 from preferent.data.collate import demonstrations, pairs
 from preferent.data.columns import parse
-from preferent.data.rated import Collate, Judged
+from preferent.data.rated import Collate, Judged, Rated
 from preferent.data.rows import BadRow, rows
 from preferent.data.template import Template
 from preferent.models.load import load_policy, load_scorer, save
@@ -175,17 +175,20 @@ def dpo_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorith
 
 
 def kto_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorithm:
-    """With a prompt stands, as TRL has it, the reply of the row before it in the step, and with the first the last's.
-
-    What ``preferent kto`` takes, the next prompt's of the file, would be other replies, and another baseline.
-    """
     policy = load_policy(base, device="cpu")
     save(policy, start)
-    template = Template(policy.tokenizer)
-    judged: list[Any] = [template.tokenised(parse(row)) for row in as_judged(said)]
-    steps = [judged[i : i + job.batch] for i in range(0, len(judged), job.batch)]
-    rows = [Judged([step[i]], [step[i - 1]]) for step in steps for i in range(len(step))]
-    return kto(learner(policy, job), policy.frozen(), Batches(rows, job.batch, Collate(), shuffle=False))
+    return kto(learner(policy, job), policy.frozen(), turned(as_judged(said), policy.tokenizer, job.batch))
+
+
+def turned(said: Sequence[Row], tokenizer: Any, size: int) -> list[Rated]:
+    """Batches in which a prompt stands, as TRL has it, with the reply of the row before it, the first with the last's.
+
+    What ``preferent kto`` takes, the replies to the next prompt of the file, would be others, and another baseline.
+    """
+    template = Template(tokenizer)
+    judged: list[Any] = [template.tokenised(parse(row)) for row in said]
+    steps = [judged[i : i + size] for i in range(0, len(judged), size)]
+    return [Collate()([Judged([step[i]], [step[i - 1]]) for i in range(len(step))]) for step in steps]
 
 
 def learner(model: Any, job: Job) -> LocalLearner[Any]:

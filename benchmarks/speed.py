@@ -37,13 +37,14 @@ from typing import Any
 
 import floor
 import page
+import parity
 import speed_rows
 import torch
 import transformers
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-OFFLINE = ("sft", "reward", "dpo")
+OFFLINE = ("sft", "reward", "dpo", "kto")
 SAME = 1e-3  # relative: what losses may differ by
 NEEDED = "import datasets, torch, transformers, trl"  # of a peer's environment
 Turns = dict[str, list[dict[str, Any]]]
@@ -86,6 +87,7 @@ JOBS = (
     Job("SFT", "sft", 3.0, 0.6),
     Job("reward model", "reward", 4.5, 0.5),
     Job("DPO", "dpo", 8.0, 0.5, quick=True, options={"beta": 0.1, "precompute_ref_log_probs": True}),
+    Job("KTO", "kto", None, None, options={"beta": 0.1, "precompute_ref_log_probs": True}),
     Job("GRPO", "grpo", 6.0, 0.5, batch=8, group=8, quick=True, options={"beta": 0.04}),
     Job("PPO", "ppo", 4.0, 0.6, batch=64, options={"epochs": 4}),
     Job("scoring", "scoring", None, None),
@@ -244,8 +246,7 @@ def prepared(job: Job, where: Path, template: Any) -> Path:
         (folder / name).symlink_to(where / name)
     if job.given:
         rows = speed_rows.compared(template, batch=job.batch, rounds=job.rounds)
-        if job.kind == "sft":
-            rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in rows]
+        rows = {"sft": parity.as_demonstrations, "kto": parity.as_judged}.get(job.kind, list)(rows)
     else:
         name, shortest, longest = job.prompts
         rows = speed_rows.asked(template, name, shortest=shortest, longest=longest, count=job.rounds * job.batch)

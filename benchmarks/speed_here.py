@@ -8,10 +8,12 @@ from typing import Any
 
 import transformers
 from pace import Pace, length
+from parity import turned
 
 from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import Config as GroupConfig
 from preferent.algorithms.grpo import Objective, grpo
+from preferent.algorithms.kto import kto
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import reward_model
@@ -19,6 +21,7 @@ from preferent.algorithms.sft import sft
 from preferent.data.batches import Batches
 from preferent.data.collate import demonstrations, pairs
 from preferent.data.columns import parse
+from preferent.data.rated import Rated
 from preferent.data.template import Template
 from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.rewards.load import load_reward
@@ -73,15 +76,20 @@ def trained(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float
     scorer = job["kind"] == "reward"
     model: Any = load_scorer(folder.parent / "reward", device="cpu") if scorer else load_policy(folder, device="cpu")
     collate = demonstrations if job["kind"] == "sft" else pairs
-    every = batches_of(job, rows, model.tokenizer, collate)
+    every: list[Any] = (
+        turned(rows, model.tokenizer, job["batch"])
+        if job["kind"] == "kto"
+        else batches_of(job, rows, model.tokenizer, collate)
+    )
     batches = noted(iter(every), groups)
     learner: Any = local_learner(model, lr=job["lr"])
-    if job["kind"] == "dpo":
+    if job["kind"] in ("dpo", "kto"):
         reference = Remembered(model)
-        for _ in reference.asked(learner, [each.replies for each in every], folder.parent / "kept", mark="reference"):
+        about = [x for each in every for x in (each.asked if isinstance(each, Rated) else [each.replies])]
+        for _ in reference.asked(learner, about, folder.parent / "kept", mark="reference"):
             pass
         reference.let_go()
-        steps = dpo(learner, reference, batches)
+        steps = (dpo if job["kind"] == "dpo" else kto)(learner, reference, batches)
     else:
         steps = (sft if job["kind"] == "sft" else reward_model)(learner, batches)
     return (said["loss"] for said in steps), groups

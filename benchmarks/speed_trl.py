@@ -49,7 +49,7 @@ def train(job: dict[str, Any], folder: Path, pace: Pace) -> None:
     import trl
     from datasets import Dataset
 
-    name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "grpo": "GRPO"}[job["kind"]]
+    name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO"}[job["kind"]]
     trainer_class, config_class = getattr(trl, f"{name}Trainer"), getattr(trl, f"{name}Config")
     turns = Turns(pace, job["each"])
 

@@ -183,6 +183,7 @@ def test_the_floor_of_each_kind_is_what_its_steps_need(floor):
     needed = {
         "sft": (3 * READ, 0, OPTIMISER),
         "dpo": (3 * READ, 0, OPTIMISER),  # its reference was asked before
+        "kto": (3 * READ + READ - prompts, 0, OPTIMISER),  # others are behind the same prompts
         "reward": (3 * scored, 0, OPTIMISER),
         "scoring": (READ, 0, 0),
         "sampling": (prompts, replies, moved),

@@ -70,6 +70,16 @@ def test_of_a_choice_among_several_those_without_a_chance_are_undesirable() -> N
     assert [d for _, d, _ in found] == [1, 0, 0]
 
 
+def test_a_rating_between_0_and_1_is_how_desirable_a_reply_is(tmp_path: Path, template: Template) -> None:
+    rows = [thumb(0), thumb(1) | {"label": 0.25}, thumb(2) | {"label": 0}]
+    found = load_rated(file_of(tmp_path, rows), template)
+    assert [row.own[0].good for row in found] == [True, 0.25, False]
+    assert Collate()(list(found)).desirable.tolist() == [1, 0.25, 0]
+    for label in (1.5, -0.5, float("nan")):
+        with pytest.raises(UsageError, match="neither true nor false nor between 0 and 1"):
+            load_rated(file_of(tmp_path, [thumb(0) | {"label": label}]), template)
+
+
 def test_several_judgements_of_a_reply_are_one_reply_with_their_mean_and_their_number() -> None:
     found = marks(Unpaired(A, ONE, True), Unpaired(A, ONE, False), preference(A, ONE, TWO))
     assert found == [(ONE.tokens, pytest.approx(2 / 3), 3), (TWO.tokens, 0, 1)]

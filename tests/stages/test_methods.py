@@ -48,7 +48,12 @@ def test_no_method_stands_there_twice():
 
 def test_no_objective_is_missing():
     told = {row.command for row in METHODS}
-    first = {"dpo": "dpo", "grpo": "grpo", "reward": "bradley-terry"}  # the objective of a command without a word
+    first = {
+        "dpo": "dpo",
+        "grpo": "grpo",
+        "reward": "bradley-terry",
+        "kto": "kto",
+    }  # the objective of a command without a word
     for command in sorted({row.command.split()[0] for row in METHODS}):
         for name in objectives(importlib.import_module(COMMANDS[command][0]).Options):
             assert name == first.get(command) or f"{command} --objective {name}" in told, (command, name)

@@ -55,7 +55,7 @@ class Unpaired(Generic[X, Y]):
 
     context: X
     option: Y
-    good: bool
+    good: float  # true or false; between 0 and 1 where it is a rating
 
 
 Choice = Preference[Messages, Messages] | Ranking[Messages, Messages]
@@ -224,10 +224,10 @@ def read_ranking(data: Data) -> Choice:
 
 def read_unpaired(data: Data) -> Noun:
     prompt = prompt_of(data["prompt"])
-    label = truth(data["label"])
-    if label is None:
-        raise BadRow(f"a label that is neither true nor false: {data['label']!r:.40}")
-    return Unpaired(prompt, after(prompt, data["completion"], "completion"), label == "true")
+    value, label = data["label"], truth(data["label"])
+    if label is None and not (isinstance(value, float) and 0 < value < 1):
+        raise BadRow(f"a label that is neither true nor false nor between 0 and 1: {value!r:.40}")
+    return Unpaired(prompt, after(prompt, data["completion"], "completion"), value if not label else label == "true")
 
 
 def read_completion(data: Data) -> Noun:

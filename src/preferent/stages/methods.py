@@ -54,6 +54,8 @@ METHODS = (
     Method("WPO", "pairs", "dpo --weigh", R, "Zhou et al. 2024"),
     Method("TR-DPO", "pairs", "dpo --follow 0.6", R, "Gorbatovski et al. 2024"),
     Method("DPO with likelihood (RPO)", "pairs", "dpo --likelihood 1", R, "Liu et al. 2024; Pang et al. 2024"),
+    Method("KTO", "ratings", "kto", "ratings or pairs, reference", "Ethayarajh et al. 2024"),
+    Method("BCO", "ratings", "kto --objective bco", "ratings or pairs, reference", "Jung et al. 2024"),
     Method("PPO", "policy gradient", "ppo", SR, "Ouyang et al. 2022"),
     Method("GRPO", "policy gradient", "grpo", SR, "Shao et al. 2024"),
     Method("Dr. GRPO", "policy gradient", "grpo --objective dr-grpo", SR, "Liu et al. 2025"),
