@@ -10,7 +10,7 @@ import torch
 from preferent.algorithms.kto import BCO, KTO, Held, Shift, bco, drift, held, kto
 from preferent.data.batches import Batches
 from preferent.data.columns import Unpaired
-from preferent.data.rated import Collate, Neighbours
+from preferent.data.rated import Collate, Neighbours, Rated
 from preferent.losses import unpaired
 from preferent.runtime.learner import LocalLearner, Schedule, local_learner
 from preferent.testing import END, Bigram
@@ -124,27 +124,51 @@ def test_bco_takes_its_shift_from_the_steps_before():
     assert told[2]["baseline"] != 0
 
 
+# --- where they end, on a bandit: one prompt, all replies of one token, each as common in the data ---
+
 REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
 BETA = 0.5
+CENTRE = 0.186803  # REWARD less this has class means with 0 midway, under the labels that it makes
 
 
-def test_bco_on_soft_labels_reaches_the_best_policy_where_each_reply_is_as_common_as_the_policy_says():
-    """On a bandit, with labels σ(r - c): the classifier's logit β·ratio - δ is r - c, so π ∝ π_ref·exp(r/β).
-
-    δ settles where all sums to 1, whatever c is: total variation ≤ .02.
-    """
+def ended(run, good, steps=150):
+    """How often each reply is said in the end, as the reference has it, and at π* ∝ π_ref·exp(r/β)."""
     policy = Bigram()
     reference, x = policy.frozen(), replies_of([(1, (1,) * 8)])
     x = replace(x, prompts=torch.tensor([[3]]), tokens=torch.arange(8)[:, None])
-    with torch.no_grad():
-        start = reference.next.weight[3].softmax(-1)
-        goal = (start.log() + REWARD / BETA).softmax(-1)
-        shift = -BETA * (start * (REWARD / BETA).exp()).sum().log().item()  # δ for which the logits are the rewards
-    batch = Held(x, REWARD.sigmoid(), torch.ones(8), start.log(), torch.full((8,), shift / BETA))
-    objective = replace(BCO, loss=partial(unpaired.bco, beta=BETA))
-    learner = local_learner(policy, lr=0.1, schedule=Schedule("linear", total=200))
-    for _ in range(200):
-        learner.update(batch, objective)
-    found = policy.next.weight.detach()[3].softmax(-1)
-    assert (start - goal).abs().sum() / 2 > 0.3
-    assert (found - goal).abs().sum() / 2 <= 0.02
+    learner = local_learner(policy, lr=0.1, schedule=Schedule("linear", total=steps))
+    told = list(run(learner, reference, [Rated(x, good, torch.ones(8))] * steps))
+    found, start = (one.next.weight.detach()[3].softmax(-1) for one in (policy, reference))
+    return found, start, (start.log() + REWARD / BETA).softmax(-1), told
+
+
+def distance(p, q):
+    """Total variation."""
+    return (p - q).abs().sum().item() / 2
+
+
+def test_bco_on_soft_labels_reaches_the_best_policy_where_its_shift_lies_where_a_reply_is_neither_good_nor_bad():
+    """Labels σ(r - c): the logit β·ratio - δ is r - c, so π = π*, if δ may be what lets all sum to 1.
+
+    δ is midway between the means of good and of bad, so r - c must have them at equal distance from 0. Where it has
+    not, what BCO ends at is not π*.
+    """
+    mean = [(p * (REWARD - CENTRE)).sum() / p.sum() for p in ((REWARD - CENTRE).sigmoid(), (CENTRE - REWARD).sigmoid())]
+    assert sum(mean).item() == pytest.approx(0, abs=1e-5)
+    run = partial(bco, objective=replace(BCO, loss=partial(unpaired.bco, beta=BETA)))
+    found, start, goal, _ = ended(partial(run, shift=Shift()), (REWARD - CENTRE).sigmoid())
+    assert distance(start, goal) > 0.3
+    assert distance(found, goal) <= 0.02
+    found, _, goal, _ = ended(partial(run, shift=Shift()), REWARD.sigmoid())
+    assert distance(found, goal) > 0.1
+
+
+def test_kto_has_no_optimum_but_goes_on_raising_what_is_more_often_good_than_bad():
+    """Its loss is monotone in a ratio, up or down by whether the label is above ½: how far above is lost."""
+    run = partial(kto, objective=replace(KTO, loss=partial(unpaired.kto, beta=BETA)))
+    ends = [ended(run, REWARD.sigmoid(), steps) for steps in (100, 400)]
+    told = [told[-1]["rating"] for *_, told in ends]
+    assert told[1] < told[0] < ends[0][-1][0]["rating"]
+    found, start, goal, _ = ends[1]
+    assert distance(found, goal) > 0.1
+    assert (found < start)[REWARD < 0].all()
