@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ JOBS = (
     Job("reward"),
     Job("dpo", options={"beta": 0.1}),
     Job("kto", options={"beta": 0.1}),
+    Job("apo-zero", options={"beta": 0.1, "loss_type": "apo_zero_unpaired"}),
 )
 
 
@@ -152,7 +153,7 @@ def fits(row: Row, template: Template) -> bool:
 
 def mine(job: Job, said: Sequence[Row], base: Path, folder: Path) -> list[float]:
     """This project's losses. Leaves the model that it started from in ``folder/model``, for the other side."""
-    steps = {"sft": sft_here, "reward": reward_here, "dpo": dpo_here, "kto": kto_here}[job.method]
+    steps = {"sft": sft_here, "reward": reward_here, "dpo": dpo_here, "kto": kto_here, "apo-zero": kto_here}[job.method]
     return [metrics["loss"] for metrics in steps(job, said, base, folder / "model")]
 
 
@@ -177,7 +178,10 @@ def dpo_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorith
 def kto_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorithm:
     policy = load_policy(base, device="cpu")
     save(policy, start)
-    return kto(learner(policy, job), policy.frozen(), turned(as_judged(said), policy.tokenizer, job.batch))
+    batches = turned(as_judged(said), policy.tokenizer, job.batch)
+    if job.method == "apo-zero":
+        batches = [replace(batch, others=None) for batch in batches]
+    return kto(learner(policy, job), policy.frozen(), batches)
 
 
 def turned(said: Sequence[Row], tokenizer: Any, size: int) -> list[Rated]:
@@ -215,7 +219,7 @@ def as_judged(said: Sequence[Row]) -> list[Row]:
 
 def of_trl(job: Job, said: Sequence[Row], folder: Path, peer: Path) -> list[float]:
     """TRL's losses on the same rows, from the same weights."""
-    given = {"sft": as_demonstrations, "kto": as_judged}.get(job.method, list)(said)
+    given = {"sft": as_demonstrations, "kto": as_judged, "apo-zero": as_judged}.get(job.method, list)(said)
     (folder / "rows.json").write_text(json.dumps(given))
     (folder / "job.json").write_text(json.dumps(asdict(job)))
     quiet = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}

@@ -17,6 +17,7 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "reward": (RewardTrainer, RewardConfig),
     "dpo": (DPOTrainer, DPOConfig),
     "kto": (KTOTrainer, KTOConfig),
+    "apo-zero": (KTOTrainer, KTOConfig),
 }
 
 

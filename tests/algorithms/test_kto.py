@@ -65,6 +65,17 @@ def test_the_baseline_of_kto_is_the_mean_ratio_of_replies_to_other_prompts_and_n
     assert drift(local_learner(policy), reference, Collate()(list(Neighbours(GROUPS, others=False)))) == 0
 
 
+def test_without_others_it_is_apo_zero():
+    """1 - σ(β·ratio) for the good ones, σ(β·ratio) for the bad, whatever the policy's drift."""
+    policy, reference = Bigram(seed=1), Bigram(seed=2).frozen()
+    alone = replace(ALL, others=None)
+    with torch.no_grad():
+        ratio = policy.read(ALL.replies).logprobs.sum(-1) - reference.read(ALL.replies).logprobs.sum(-1)
+    expected = torch.where(ALL.desirable > 0.5, 1 - (0.1 * ratio).sigmoid(), (0.1 * ratio).sigmoid()).mean()
+    (step,) = kto(local_learner(policy), reference, [alone])
+    assert (step["loss"], step["baseline"]) == (pytest.approx(expected.item(), rel=1e-5), 0)
+
+
 @pytest.mark.parametrize("budget", [1, 9, 1000])
 def test_the_update_and_the_baseline_do_not_depend_on_the_cuts(budget):
     """The baseline is that of the whole step, whatever the learner may read at once."""

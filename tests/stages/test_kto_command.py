@@ -45,8 +45,9 @@ def test_every_reply_is_asked_for_once_with_its_own_prompt_and_once_with_another
     assert remembered(tmp_path / "run/reference/held_out") == 2 * 5
     first = left(tmp_path / "run")[1][0]
     assert (first["margin"], first["baseline"], first["loss"]) == (0, 0, 0.5)  # its own reference, to the last bit
-    quietly(*words(thumbs, tmp_path / "bco", "--epochs", 3, "--objective", "bco"))
-    assert remembered(tmp_path / "bco/reference") == 24
+    for objective in ("bco", "apo-zero"):
+        quietly(*words(thumbs, tmp_path / objective, "--epochs", 3, "--objective", objective))
+        assert remembered(tmp_path / objective / "reference") == 24
 
 
 def test_an_adapters_reference_is_the_model_without_it(thumbs, tmp_path):
@@ -64,7 +65,7 @@ def test_a_run_that_stops_and_grows_ends_where_a_straight_one_ends(objective, th
     assert left(tmp_path / "grown")[0] == left(tmp_path / "straight")[0]  # and being watched changed nothing
 
 
-@pytest.mark.parametrize("objective", ["kto", "bco"])
+@pytest.mark.parametrize("objective", ["kto", "bco", "apo-zero"])
 def test_good_replies_end_above_the_baseline_and_bad_ones_below(objective, tmp_path):
     prefs = written(tmp_path / "prefs.jsonl", PREFS)
     more = ["--objective", objective, "--lr", "1e-2", "--epochs", 3, "--eval-data", prefs]

@@ -98,7 +98,10 @@ class Shift:
 def kto(
     learner: Learner[Policy], reference: Policy, batches: Iterable[Rated], *, objective: Objective = KTO
 ) -> Algorithm:
-    """One update for each batch of judged replies, which has others to measure z₀ on (Ethayarajh et al. 2024)."""
+    """One update for each batch of judged replies, which has others to measure z₀ on (Ethayarajh et al. 2024).
+
+    Without others z₀ is 0, and this is APO-zero on single judgements (D'Oosterlinck et al. 2024, eq. 7).
+    """
     for batch in batches:
         yield learner.update(held(learner, reference, batch, drift(learner, reference, batch)), objective)
 
@@ -121,7 +124,7 @@ def bco(
 def drift(learner: Learner[Policy], reference: Policy, batch: Rated) -> float:
     """KTO's z₀: the mean log-ratio of a step's replies to other prompts, at least 0; it has no gradient.
 
-    It estimates the KL from the reference (Ethayarajh et al. 2024, section 4.1). Without others it is 0.
+    It estimates the KL from the reference (Ethayarajh et al. 2024, section 4.1).
     """
     if batch.others is None:
         return 0.0

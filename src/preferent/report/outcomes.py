@@ -17,6 +17,7 @@ NAMES = {
     "sft": "supervised fine-tuning",
     "reward": "reward model",
     "dpo": "DPO",
+    "kto": "KTO",
     "ppo": "PPO",
     "grpo": "GRPO",
     "run": "run",

@@ -23,7 +23,7 @@ from preferent.report.evaluations import Evaluation, apart, evaluation_of, mappi
 from preferent.runtime import track
 from preferent.stages.options import watched
 
-STAGES = ("sft", "reward", "ppo", "grpo", "dpo")  # what trains
+STAGES = ("sft", "reward", "ppo", "grpo", "dpo", "kto")  # what trains
 FIRST = ("sft", "reward")  # what a page tells of before the rest
 ALIKE = 0.7  # of the words of a run's options and of a command's, for the run to be of that command
 MARKS = ("manifest.json", "metrics.jsonl", "checkpoints")  # of a run that has lost its config.yaml

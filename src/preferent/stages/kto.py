@@ -31,8 +31,9 @@ class KTOOptions:
     """Objective."""
 
     objective: Annotated[
-        Literal["kto", "bco"],
-        "kto: bounded, held against replies to other prompts; bco: a classifier, held against its running mean",
+        Literal["kto", "bco", "apo-zero"],
+        "kto: bounded, held against replies to other prompts; bco: a classifier, held against its running mean; "
+        "apo-zero: kto held against the reference alone",
     ] = "kto"
     beta: Annotated[float, "how much leaving the reference costs; lower goes further", Gt(0)] = 0.1
     desirable_weight: Annotated[float, "weight of a good reply's loss; raise it where good ones are few", Gt(0)] = 1.0
@@ -71,8 +72,7 @@ def run(options: Options) -> None:
     from preferent.stages import plan, training
 
     said, objective, title = options.kto, objective_of(options.kto), options.kto.objective.upper()
-    strange = said.objective == "kto"
-    load = partial(load_rated, others=strange)
+    load = partial(load_rated, others=said.objective == "kto")
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
@@ -87,10 +87,10 @@ def run(options: Options) -> None:
         watched = training.asked(
             reference, run, policy, learner, batches, held_out, title=title, about=lambda batch: batch.asked
         )
-        shift = algorithm.Shift(said.shift_decay)
+        shift = algorithm.Shift(said.shift_decay) if said.objective == "bco" else None
 
         def against(batch: Rated) -> Held:
-            z = algorithm.drift(learner, watched, batch) if strange else shift.value
+            z = shift.value if shift else algorithm.drift(learner, watched, batch)
             return algorithm.held(learner, watched, batch, z)
 
         def measure(_: int) -> dict[str, float]:
@@ -99,15 +99,15 @@ def run(options: Options) -> None:
             return dict(learner.measure(map(against, rated), objective))
 
         steps = (
-            algorithm.kto(learner, reference, batches, objective=objective)
-            if strange
-            else algorithm.bco(learner, reference, batches, shift=shift, objective=objective)
+            algorithm.bco(learner, reference, batches, shift=shift, objective=objective)
+            if shift
+            else algorithm.kto(learner, reference, batches, objective=objective)
         )
         training.trained(
             run,
             steps,
             options.run,
-            {"learner": learner, "data": batches} | ({} if strange else {"shift": shift}),
+            {"learner": learner, "data": batches} | ({"shift": shift} if shift else {}),
             title=title,
             total=len(batches),
             numbers=("loss", "accuracy", "margin"),
@@ -121,7 +121,7 @@ def objective_of(options: KTOOptions) -> Objective:
     from preferent.algorithms.kto import BCO, KTO
     from preferent.losses import unpaired
 
-    start, loss = {"kto": (KTO, unpaired.kto), "bco": (BCO, unpaired.bco)}[options.objective]
+    start, loss = (BCO, unpaired.bco) if options.objective == "bco" else (KTO, unpaired.kto)
     good, bad = options.desirable_weight, options.undesirable_weight
     return replace(start, loss=partial(loss, beta=options.beta, desirable_weight=good, undesirable_weight=bad))
 

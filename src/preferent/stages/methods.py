@@ -56,6 +56,13 @@ METHODS = (
     Method("DPO with likelihood (RPO)", "pairs", "dpo --likelihood 1", R, "Liu et al. 2024; Pang et al. 2024"),
     Method("KTO", "ratings", "kto", "ratings or pairs, reference", "Ethayarajh et al. 2024"),
     Method("BCO", "ratings", "kto --objective bco", "ratings or pairs, reference", "Jung et al. 2024"),
+    Method(
+        "APO-zero, unpaired",
+        "ratings",
+        "kto --objective apo-zero",
+        "ratings or pairs, reference",
+        "D'Oosterlinck et al. 2024",
+    ),
     Method("PPO", "policy gradient", "ppo", SR, "Ouyang et al. 2022"),
     Method("GRPO", "policy gradient", "grpo", SR, "Shao et al. 2024"),
     Method("Dr. GRPO", "policy gradient", "grpo --objective dr-grpo", SR, "Liu et al. 2025"),
