@@ -40,6 +40,7 @@ METHODS = {
     "CPO": ("dpo", PAIRS | {"objective": ("cpo",), "beta": 0.5}),
     "ORPO": ("dpo", PAIRS | {"objective": ("orpo",), "beta": None, "alpha": 1.0}),
     "APO-zero": ("dpo", PAIRS | {"objective": ("apo-zero",), "beta": 0.5}),
+    "KTO": ("kto", PAIRS | {"beta": 0.5}),
     "SPPO": ("dpo", PAIRS | {"objective": ("sppo",), "beta": 0.1}),
     "PPO": ("ppo", TRAINING["ppo"]),
     "GRPO": ("grpo", GROUPS),

@@ -64,14 +64,14 @@ class Options:
     run: RunOptions
 
 
-def run(options: Options) -> None:
+def run(options: Options, *, title: str = "") -> None:
     """Train, and write a Hugging Face folder."""
     from preferent.algorithms import kto as algorithm
     from preferent.data.rated import Rated, load_rated
     from preferent.models.load import save
     from preferent.stages import plan, training
 
-    said, objective, title = options.kto, objective_of(options.kto), options.kto.objective.upper()
+    said, objective, title = options.kto, objective_of(options.kto), title or options.kto.objective.upper()
     load = partial(load_rated, others=said.objective == "kto")
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
