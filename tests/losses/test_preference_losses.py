@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -166,3 +167,300 @@ def test_accuracy_counts_equal_scores_half_and_leaves_undecided_pairs_out():
     better, worse = torch.tensor([2.0, 1.0, 5.0]), torch.tensor([1.0, 1.0, 0.0])
     found = preference.accuracy(better, worse, torch.tensor([2.0, 1.0, 7.0]), torch.tensor([1.0, 0.8, 0.5]))
     assert found.value == pytest.approx(2.5 / 3)
+
+
+# --- DPO's relatives ------------------------------------------------------------------------------
+
+# Every loss on two numbers a pair, as a function of these alone, with what else it takes set to one value.
+LENGTHS = {"chosen_length": torch.tensor([7.0, 3.0, 5.0, 5.0]), "rejected_length": torch.tensor([4.0, 6.0, 5.0, 2.0])}
+ON_PAIRS = {
+    "dpo": partial(preference.dpo, beta=0.3),
+    "cdpo": partial(preference.dpo, beta=0.3, flip=0.2),
+    "robust_dpo": partial(preference.robust_dpo, beta=0.3, flip=0.2),
+    "ipo": partial(preference.ipo, beta=0.3),
+    "hinge": partial(preference.hinge, beta=0.3),
+    "slic": partial(preference.slic, margin=0.7),
+    "simpo": partial(preference.simpo, beta=0.3, gamma=0.4),
+    "cpo": partial(preference.cpo, beta=0.3),
+    "apo_zero": partial(preference.apo_zero, beta=0.3),
+    "apo_down": partial(preference.apo_down, beta=0.3),
+    "nca": partial(preference.nca, beta=0.3),
+    "sppo": partial(preference.sppo, beta=0.3),
+    "exo": partial(preference.exo, beta=0.3, flip=0.2),
+    "discopop": partial(preference.discopop, beta=0.3, temperature=0.5),
+    "dpop": partial(preference.dpop, beta=0.3, penalty=5.0),
+    "rdpo": partial(preference.rdpo, **LENGTHS, beta=0.3, alpha=0.1),
+    "sigmoid_norm": partial(preference.sigmoid_norm, beta=0.3),
+    "f_dpo, reverse": partial(preference.f_dpo, beta=0.3, divergence="reverse"),
+    "f_dpo, forward": partial(preference.f_dpo, beta=0.3, divergence="forward"),
+    "f_dpo, jensen-shannon": partial(preference.f_dpo, beta=0.3, divergence="jensen-shannon"),
+    "f_dpo, alpha": partial(preference.f_dpo, beta=0.3, divergence="alpha", alpha=0.4),
+    "xpo": partial(preference.xpo, reference_sample_logp=numbers(4, seed=9), beta=0.3, alpha=0.2),
+    "orpo": preference.orpo,
+}
+ON_PROBABILITIES = {"orpo"}  # whose arguments are log-probabilities, below 0
+every_relative = pytest.mark.parametrize("name", ON_PAIRS)
+
+
+def sides(name, seed, scale=1.0):
+    """Two [4], in the loss's domain."""
+    both = (scale * numbers(4, seed=seed), scale * numbers(4, seed=seed + 1))
+    return tuple(-x.abs() - 0.01 for x in both) if name in ON_PROBABILITIES else both
+
+
+def log_sigmoid(x):
+    return -math.log1p(math.exp(-x))
+
+
+def s(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_the_relatives_by_hand():
+    """c = 2, r = -1, β = ½: βc = 1, βr = -½, βh = 1.5. Means -0.5 and -1.5; lengths 7 and 4."""
+    c, r = torch.tensor([2.0], dtype=torch.float64), torch.tensor([-1.0], dtype=torch.float64)
+    mean = torch.tensor([-0.5], dtype=torch.float64), torch.tensor([-1.5], dtype=torch.float64)
+    lengths = torch.tensor([7.0], dtype=torch.float64), torch.tensor([4.0], dtype=torch.float64)
+    right = s(1.5)  # 0.817574
+    odds = [-0.5 - math.log(1 - math.exp(-0.5)), -1.5 - math.log(1 - math.exp(-1.5))]  # 0.432752, -1.247526
+    expected = {
+        "slic, met": (preference.slic(c, r, margin=1.0), 0.0),
+        "slic, missed": (preference.slic(c, r, margin=4.0), 1.0),
+        "simpo": (preference.simpo(*mean, beta=2.0, gamma=0.5), -log_sigmoid(2 * 1 - 0.5)),  # 0.201413
+        "cpo": (preference.cpo(c, r, beta=0.5), 0.201413),
+        "orpo": (preference.orpo(*mean), -log_sigmoid(odds[0] - odds[1])),  # 0.170966
+        "apo_zero": (preference.apo_zero(c, r, beta=0.5), (1 - 0.731059) + 0.377541),
+        "apo_down": (preference.apo_down(c, r, beta=0.5), 0.731059 + (1 - 0.817574)),
+        "nca": (preference.nca(c, r, beta=0.5), 0.313262 + 0.5 * 1.313262 + 0.5 * 0.474077),
+        "sppo": (preference.sppo(c, r, beta=0.5), (2 - 1) ** 2 + (-1 + 1) ** 2),
+        "exo": (
+            preference.exo(c, r, beta=0.5, flip=0.25),
+            right * math.log(right / 0.75) + (1 - right) * math.log((1 - right) / 0.25),  # 0.013042
+        ),
+        "discopop": (
+            preference.discopop(c, r, beta=0.5, temperature=0.5),
+            (1 - s(3)) * 0.201413 + s(3) * math.exp(-1.5),  # 0.222106
+        ),
+        "dpop, no loss of likelihood": (preference.dpop(c, r, beta=0.5, penalty=9.0), 0.201413),
+        # The other way round: h = -3, and the better has lost 1: ½·(-3 - 2·1) = -2.5.
+        "dpop": (preference.dpop(r, c, beta=0.5, penalty=2.0), -log_sigmoid(-2.5)),  # 2.578890
+        "rdpo": (preference.rdpo(c, r, *lengths, beta=0.5, alpha=0.1), -log_sigmoid(1.5 + 0.1 * 3)),  # 0.153042
+        "sigmoid_norm": (preference.sigmoid_norm(*mean, beta=2.0), -log_sigmoid(2.0)),
+        "xpo": (preference.xpo(c, r, torch.tensor([-4.0]), beta=0.5, alpha=0.1), 0.201413 - 0.4),
+        "f_dpo, reverse": (preference.f_dpo(c, r, beta=0.5, divergence="reverse"), 0.201413),
+        # u = e² and e⁻¹: -1/u = -e⁻² and -e; 2u/(1 + u) = 2σ(2) and 2σ(-1); 2(1 - u^-½) = 2(1 - e⁻¹) and 2(1 - e^½).
+        "f_dpo, forward": (
+            preference.f_dpo(c, r, beta=0.5, divergence="forward"),
+            -log_sigmoid(0.5 * (math.e - math.exp(-2))),
+        ),
+        "f_dpo, jensen-shannon": (
+            preference.f_dpo(c, r, beta=0.5, divergence="jensen-shannon"),
+            -log_sigmoid(0.5 * (math.log(s(2)) - math.log(s(-1)))),
+        ),
+        "f_dpo, alpha": (
+            preference.f_dpo(c, r, beta=0.5, divergence="alpha", alpha=0.5),
+            -log_sigmoid(0.5 * 2 * (math.exp(0.5) - math.exp(-1))),
+        ),
+    }
+    for name, (loss, number) in expected.items():
+        assert loss.item() == pytest.approx(number, abs=2e-6), name
+
+
+@every_relative
+@pytest.mark.parametrize("seed", [1, 2])
+def test_every_gradient_is_that_of_its_value(name, seed):
+    """Finite differences in float64."""
+    inputs = tuple(x.requires_grad_() for x in sides(name, 10 * seed))
+    assert torch.autograd.gradcheck(ON_PAIRS[name], inputs)
+
+
+@every_relative
+def test_a_loss_is_a_number_for_each_pair_and_leaves_its_arguments_alone(name):
+    chosen, rejected = sides(name, 3)
+    before = chosen.clone(), rejected.clone()
+    loss = ON_PAIRS[name](chosen, rejected)
+    assert loss.shape == (4,)
+    assert loss.dtype == torch.float64
+    assert chosen.equal(before[0])
+    assert rejected.equal(before[1])
+
+
+@every_relative
+@pytest.mark.parametrize(("c", "r"), [(1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (-1e4, -1e4), (0.0, 0.0)])
+def test_extreme_log_ratios_have_finite_losses_and_gradients_in_fp32(name, c, r):
+    """And those that are wrong are told how to get better."""
+    chosen, rejected = (torch.full((4,), x, requires_grad=True) for x in (c, r))
+    if name in ON_PROBABILITIES:
+        chosen, rejected = ((-x.detach().abs()).requires_grad_() for x in (chosen, rejected))
+    loss = ON_PAIRS[name](chosen, rejected)
+    gradients = torch.autograd.grad(loss.sum(), (chosen, rejected))
+    assert loss.isfinite().all()
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+        assert gradient.double().square().sum() < torch.finfo(torch.float32).max  # a norm of it can be taken
+
+
+DIFFERENCES = ("dpo", "cdpo", "robust_dpo", "ipo", "hinge", "slic", "simpo", "cpo", "exo", "discopop", "rdpo",
+               "sigmoid_norm", "f_dpo, reverse", "xpo")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+@law
+@given(seed=seeds, shift=st.floats(-5, 5))
+def test_what_is_added_to_both_sides_does_not_matter(name, seed, shift):
+    chosen, rejected = sides(name, seed)
+    moved = ON_PAIRS[name](chosen + shift, rejected + shift)
+    torch.testing.assert_close(moved, ON_PAIRS[name](chosen, rejected))
+
+
+@pytest.mark.parametrize("name", sorted(ON_PAIRS.keys() - set(DIFFERENCES)))
+def test_the_others_hold_each_side_by_itself(name):
+    chosen, rejected = sides(name, 5)
+    moved = ON_PAIRS[name](chosen - 0.5, rejected - 0.5)
+    assert not torch.allclose(moved, ON_PAIRS[name](chosen, rejected), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [preference.dpo, preference.hinge, preference.apo_zero, preference.apo_down, preference.nca,
+     partial(preference.exo, flip=0.1), partial(preference.discopop, temperature=0.5),
+     partial(preference.dpop, penalty=3.0)],
+    ids=["dpo", "hinge", "apo_zero", "apo_down", "nca", "exo", "discopop", "dpop"],
+)  # fmt: skip
+@law
+@given(seed=seeds, scale=st.floats(0.1, 5))
+def test_only_the_product_of_beta_and_the_log_ratio_matters(loss, seed, scale):
+    chosen, rejected = numbers(4, seed=seed), numbers(4, seed=seed + 1)
+    torch.testing.assert_close(
+        loss(scale * chosen, scale * rejected, beta=0.3 / scale), loss(chosen, rejected, beta=0.3)
+    )
+
+
+UP_AND_DOWN = [name for name in ON_PAIRS if name not in ("apo_down", "exo", "nca")]
+
+
+@pytest.mark.parametrize("name", UP_AND_DOWN)
+def test_near_the_reference_every_relative_raises_the_better_and_lowers_the_worse(name):
+    chosen, rejected = (x.requires_grad_() for x in sides(name, 7, scale=0.01))
+    up, down = torch.autograd.grad(ON_PAIRS[name](chosen, rejected).sum(), (chosen, rejected))
+    assert (up < 0).all()
+    assert (down > 0).all()
+
+
+def test_at_the_reference_nca_raises_the_better_by_a_quarter_and_apo_down_lowers_the_worse_alone():
+    """NCA: β(-½ + ¼, ¼). APO-down: σ' = ¼: β(¼ - ¼, ¼); beyond it both go down: at c = r = 1, β = 1, c gains σ'(1) - ¼.
+
+    EXO with ε = .1: σ'·(log odds of ½ - log odds of .9) = -¼·log 9 for the better.
+    """
+    for loss, up, down in (
+        (preference.nca, -0.25, 0.25),
+        (preference.apo_down, 0.0, 0.25),
+        (partial(preference.exo, flip=0.1), -math.log(9) / 4, math.log(9) / 4),
+    ):
+        zero = [torch.zeros(1, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+        got = torch.autograd.grad(loss(*zero, beta=2.0).sum(), zero)
+        assert [g.item() for g in got] == pytest.approx([2 * up, 2 * down])
+
+
+def saturation(name):
+    """How much a pair that is right, or wrong, by far still pulls on its better side, per β."""
+    found = []
+    for c, r in ((50.0, -50.0), (-50.0, 50.0)):
+        chosen = torch.tensor([c] * 4, dtype=torch.float64, requires_grad=True)
+        rejected = torch.tensor([r] * 4, dtype=torch.float64)
+        (gradient,) = torch.autograd.grad(ON_PAIRS[name](chosen, rejected).sum(), chosen)
+        found.append(gradient[0].item() / 0.3)
+    return found
+
+
+def test_what_saturates():
+    """A pair right by far pulls no more under a logistic loss; one wrong by far does, unless the loss is bounded."""
+    for name in ("dpo", "hinge", "cpo", "simpo", "sigmoid_norm", "rdpo", "discopop"):
+        right, wrong = saturation(name)
+        assert right == pytest.approx(0, abs=1e-6), name
+        assert wrong == pytest.approx(-1, rel=1e-6), name
+    for name in ("apo_zero", "apo_down", "exo"):  # bounded: neither pulls
+        assert saturation(name) == pytest.approx([0, 0], abs=1e-4), name
+    right, wrong = saturation("cdpo")  # a wrong label pulls back
+    assert (right, wrong) == (pytest.approx(0.2), pytest.approx(-0.8))
+    right, wrong = saturation("robust_dpo")  # and here a sure one is pulled on further
+    assert (right, wrong) == (pytest.approx(-0.2 / 0.6), pytest.approx(-0.8 / 0.6))
+    right, wrong = saturation("nca")  # the better reply's likelihood has an end
+    assert (right, wrong) == (pytest.approx(0.5), pytest.approx(-1))
+    right, wrong = saturation("dpop")  # a loss of likelihood counts 1 + λ
+    assert (right, wrong) == (pytest.approx(0, abs=1e-6), pytest.approx(-6))
+
+
+def test_nca_is_least_where_the_better_is_at_even_odds_with_one_more_and_the_worse_has_gone():
+    """-logσ(x) - ½logσ(-x): σ(-x) = ½σ(x), x = log 2."""
+    x = torch.tensor([math.log(2) / 0.3] * 4, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(ON_PAIRS["nca"](x, torch.zeros(4, dtype=torch.float64)).sum(), x)
+    assert slope.abs().max() < 1e-9
+
+
+@law
+@given(flip=st.floats(0.01, 0.99), beta=betas)
+def test_exo_is_nothing_where_the_policy_says_the_label_and_more_elsewhere(flip, beta):
+    h = torch.tensor([math.log((1 - flip) / flip) / beta], dtype=torch.float64)
+    zero = torch.zeros_like(h)
+    assert preference.exo(h, zero, beta=beta, flip=flip).item() == pytest.approx(0, abs=1e-9)
+    assert preference.exo(h + 1 / beta, zero, beta=beta, flip=flip).item() > 1e-4
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0, torch.tensor([0.1, 0.0])])
+def test_exo_refuses_a_label_that_leaves_nothing_to_one_side(flip):
+    with pytest.raises(ValueError, match="0 < flip < 1"):
+        preference.exo(torch.zeros(2), torch.zeros(2), beta=0.1, flip=flip)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0, -0.5])
+def test_an_alpha_divergence_lies_between_its_ends_which_have_names_of_their_own(alpha):
+    with pytest.raises(ValueError, match="reverse and forward KL"):
+        preference.f_dpo(torch.zeros(1), torch.zeros(1), beta=0.1, divergence="alpha", alpha=alpha)
+
+
+@law
+@given(seed=seeds)
+def test_the_alpha_divergence_goes_from_the_reverse_to_the_forward_kl(seed):
+    chosen, rejected = numbers(4, seed=seed), numbers(4, seed=seed + 1)
+    f = partial(preference.f_dpo, chosen, rejected, beta=0.3)
+    torch.testing.assert_close(f(divergence="alpha", alpha=1e-6), f(divergence="reverse"), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(f(divergence="alpha", alpha=1 - 1e-6), f(divergence="forward"), atol=1e-5, rtol=1e-5)
+
+
+def test_beyond_where_exp_ends_the_forward_kl_still_pulls_a_lost_reply_back():
+    chosen = torch.tensor([-200.0], requires_grad=True)
+    loss = preference.f_dpo(chosen, torch.tensor([0.0]), beta=0.1, divergence="forward")
+    (gradient,) = torch.autograd.grad(loss.sum(), chosen)
+    assert gradient.item() < -1e6
+
+
+def test_the_odds_of_what_is_certain_have_an_end():
+    certain = torch.zeros(1, requires_grad=True)
+    loss = preference.orpo(certain, torch.tensor([-1.0]))
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+    assert certain.grad.isfinite().all()
+
+
+def test_length_that_explains_a_choice_is_not_learned():
+    """The better reply is 10 tokens longer, and r = β·h + α·10: the longer it is, the less its log-ratio has to say."""
+    h, zero = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.zeros(1, dtype=torch.float64)
+
+    def pull(longer):
+        loss = preference.rdpo(h, zero, zero + 10 + longer, zero + 10, beta=1.0, alpha=0.1)
+        return -torch.autograd.grad(loss.sum(), h)[0].item()
+
+    assert pull(10) == pytest.approx(s(-1))  # less than DPO's ½
+    assert pull(0) == pytest.approx(0.5)
+    assert pull(-10) == pytest.approx(s(1))
+
+
+@law
+@given(seed=seeds)
+def test_discopop_is_the_logistic_loss_where_wrong_and_the_exponential_one_where_right(seed):
+    x = numbers(4, seed=seed).abs() + 1
+    zero = torch.zeros_like(x)
+    f = partial(preference.discopop, beta=1.0, temperature=0.02)
+    torch.testing.assert_close(f(x, zero), (-x).exp())
+    torch.testing.assert_close(f(-x, zero), torch.from_numpy(minus_log_sigmoid(-x.numpy())))

@@ -17,7 +17,7 @@ from preferent.losses.means import over_rows
 from preferent.types import Mean
 
 Divergence = Literal["reverse", "forward", "jensen-shannon", "alpha"]
-MOST = 60.0  # logarithm of the largest ratio that is told from larger ones
+MOST = 30.0  # where exp goes on as a straight line: squares of what is larger leave fp32
 
 
 def dpo(chosen: Tensor, rejected: Tensor, *, beta: float, flip: float | Tensor = 0.0) -> Tensor:
@@ -71,7 +71,7 @@ def simpo(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float, gamma: flo
 
 
 def cpo(chosen_logp: Tensor, rejected_logp: Tensor, *, beta: float) -> Tensor:
-    """-logσ(β(log π(y_w) - log π(y_l))), DPO with a uniform reference: Xu et al. 2024, eq. 5.
+    """-logσ(β(log π(y_w) - log π(y_l))), DPO with a uniform reference: Xu et al. 2024, eq. 3.
 
     Its other half, the better reply's negative log-likelihood, is its user's to add.
     """
@@ -136,7 +136,7 @@ def discopop(chosen: Tensor, rejected: Tensor, *, beta: float, temperature: floa
     logit = beta * (chosen - rejected)
     share = (logit / temperature).sigmoid()
     # exp(-x)·σ(x/τ), which is small where exp(-x) alone has no end
-    return softplus(-logit) * (1 - share) + (-logit - softplus(-logit / temperature)).exp()
+    return softplus(-logit) * (1 - share) + exp(-logit - softplus(-logit / temperature))
 
 
 def dpop(chosen: Tensor, rejected: Tensor, *, beta: float, penalty: float) -> Tensor:
@@ -150,13 +150,13 @@ def rdpo(
     """-logσ(βh + α(L_w - L_l)): length costs α a token of reward. Park et al. 2024; Meng et al. 2024, table 3.
 
     If annotators follow r and the policy is to maximise r - α·L, then r = β·log-ratio + α·L up to a constant: what
-    length explains of a choice is not learned.
+    length explains of a choice is not learned. Implementations with a minus sign teach the policy to be longer.
     """
     return softplus(-beta * (chosen - rejected) - alpha * (chosen_length - rejected_length))
 
 
 def sigmoid_norm(chosen_mean: Tensor, rejected_mean: Tensor, *, beta: float) -> Tensor:
-    """DPO on log-ratios a token."""
+    """DPO on log-ratios a token: Lambert et al. 2024 (Tülu 3), length-normalised DPO."""
     return dpo(chosen_mean, rejected_mean, beta=beta)
 
 
@@ -175,7 +175,7 @@ def f_dpo(chosen: Tensor, rejected: Tensor, *, beta: float, divergence: Divergen
         if divergence == "jensen-shannon":
             return -softplus(-ratio)
         power = 1.0 if divergence == "forward" else alpha
-        return -(-power * ratio).clamp(max=MOST).exp() / power
+        return -exp(-power * ratio) / power
 
     return softplus(-beta * (slope(chosen) - slope(rejected)))
 
@@ -209,3 +209,8 @@ def cross_entropy(logit: Tensor, flip: float | Tensor) -> Tensor:
     """Between the label, right with chance 1 - flip, and σ(logit)."""
     # -logσ(x) as softplus(-x): torch's logsigmoid starts all threads even for four numbers, which takes milliseconds.
     return (1 - flip) * softplus(-logit) + flip * softplus(logit)
+
+
+def exp(x: Tensor) -> Tensor:
+    """e^x, and from ``MOST`` on its tangent, which still says in which direction things are better."""
+    return x.clamp(max=MOST).exp() * (1 + (x - MOST).relu())
