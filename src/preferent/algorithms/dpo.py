@@ -33,6 +33,9 @@ class Side:
         """log π(y|x) - log π_ref(y|x), summed over the reply's learned tokens."""
         return (self.said.logprobs.sum(-1) - self.reference.sum(-1))[self.rows]
 
+    def mean_ratio(self) -> Tensor:
+        return self.ratio() / self.length()
+
     def logp(self) -> Tensor:
         """log π(y|x), without the reference."""
         return self.said.logprobs.sum(-1)[self.rows]
@@ -93,7 +96,7 @@ def on(loss: Callable[[Tensor, Tensor], Tensor], score: Callable[[Side], Tensor]
 
 
 def together(parts: Sequence[tuple[Objective, float]]) -> Objective:
-    """Several at once: the sum of weight times loss; what is measured besides is the first one's."""
+    """Several at once: the sum of weight times loss; one may prepare; what is measured besides is the first one's."""
 
     def loss(better: Side, worse: Side) -> Tensor:
         each: list[Tensor] = [weight * part.loss(better, worse) for part, weight in parts]

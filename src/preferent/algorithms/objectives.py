@@ -5,6 +5,7 @@ A new one is a function in ``losses/preference.py`` and three lines here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -29,10 +30,12 @@ def odpo(*, beta: float = 0.1) -> Objective:
 
 
 def robust_dpo(*, beta: float = 0.1, flip: float = 0.1) -> Objective:
-    return Objective(on(partial(preference.robust_dpo, beta=beta, flip=flip)))
+    """Chowdhury et al. 2024; their experiments take ``flip`` = 0.1."""
+    return Objective(on(tried(partial(preference.robust_dpo, beta=beta, flip=flip))))
 
 
 def ipo(*, beta: float = 0.1) -> Objective:
+    """Azar et al. 2023. With soft labels p, its optimum is h = (p - ½)/β."""
     return Objective(on(partial(preference.ipo, beta=beta)))
 
 
@@ -53,6 +56,7 @@ def nca(*, beta: float = 0.01) -> Objective:
 
 
 def sppo(*, beta: float = 0.001) -> Objective:
+    """Wu et al. 2024, whose η is 1000. With soft labels p, its optimum is the paper's, c = (p - ½)/β."""
     return Objective(on(partial(preference.sppo, beta=beta)))
 
 
@@ -63,6 +67,7 @@ def exo(*, beta: float = 0.1, flip: float = 1e-3) -> Objective:
         label = better.chance * (1 - flip) + worse.chance * flip
         return preference.exo(better.ratio(), worse.ratio(), beta=beta, flip=1 - label)
 
+    tried(partial(preference.exo, beta=beta, flip=flip))
     return Objective(loss)
 
 
@@ -74,8 +79,14 @@ def dpop(*, beta: float = 0.3, penalty: float = 50.0) -> Objective:
     return Objective(on(partial(preference.dpop, beta=beta, penalty=penalty)))
 
 
-def f_dpo(*, beta: float = 0.1, divergence: preference.Divergence = "jensen-shannon", alpha: float = 0.5) -> Objective:
-    return Objective(on(partial(preference.f_dpo, beta=beta, divergence=divergence, alpha=alpha)))
+def f_dpo(
+    *, beta: float = 0.1, divergence: preference.Divergence = "jensen-shannon", alpha: float | None = None
+) -> Objective:
+    """Wang et al. 2023. ``alpha``, ½ unless said, belongs to the divergence of that name alone."""
+    if alpha is not None and divergence != "alpha":
+        raise ValueError(f"f_dpo takes alpha with the α-divergence only, not with {divergence}")
+    order = 0.5 if alpha is None else alpha
+    return Objective(on(tried(partial(preference.f_dpo, beta=beta, divergence=divergence, alpha=order))))
 
 
 def rdpo(*, beta: float = 0.1, alpha: float = 0.01) -> Objective:
@@ -86,15 +97,13 @@ def rdpo(*, beta: float = 0.1, alpha: float = 0.01) -> Objective:
     return Objective(mixed(loss))
 
 
-def sigmoid_norm(*, beta: float = 2.0) -> Objective:
-    def score(side: Side) -> Tensor:
-        return side.ratio() / side.length()
-
-    return Objective(on(partial(preference.sigmoid_norm, beta=beta), score), score)
+def sigmoid_norm(*, beta: float = 5.0) -> Objective:
+    """Length-normalised DPO, with the β of Tülu 3 (Lambert et al. 2024)."""
+    return Objective(on(partial(preference.sigmoid_norm, beta=beta), Side.mean_ratio), Side.mean_ratio)
 
 
 def ld_dpo(*, beta: float = 0.1, alpha: float = 0.5) -> Objective:
-    """Tokens behind the length that both replies reach count ``alpha`` each (Liu et al. 2024, eq. 11)."""
+    """Tokens behind the length that both replies reach count ``alpha`` each (Liu et al. 2024)."""
 
     def part(side: Side, other: Side) -> Tensor:
         place = side.learn.cumsum(-1)[side.rows]
@@ -108,6 +117,7 @@ def ld_dpo(*, beta: float = 0.1, alpha: float = 0.5) -> Objective:
 
 
 def slic(*, margin: float = 1.0) -> Objective:
+    """Zhao et al. 2023, with the better reply's likelihood for that of the data that the policy was tuned on."""
     return Objective(on(partial(preference.slic, margin=margin), Side.logp), Side.logp, likelihood=1.0, referred=False)
 
 
@@ -116,7 +126,7 @@ def simpo(*, beta: float = 2.0, gamma: float = 1.0) -> Objective:
 
 
 def cpo(*, beta: float = 0.1) -> Objective:
-    """Contrastive, plus each better reply's negative log-likelihood a token (Xu et al. 2024, eq. 6)."""
+    """Contrastive, plus each better reply's negative log-likelihood a token (Xu et al. 2024)."""
 
     def loss(better: Side, worse: Side) -> Tensor:
         return preference.cpo(better.logp(), worse.logp(), beta=beta) - better.mean()
@@ -131,3 +141,9 @@ def orpo(*, alpha: float = 0.1) -> Objective:
         return alpha * preference.orpo(better.mean(), worse.mean()) - better.mean()
 
     return Objective(mixed(loss), Side.mean, referred=False)
+
+
+def tried(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss, asked once: numbers that it cannot take are refused here, and not in a run's first step."""
+    loss(torch.zeros(1), torch.zeros(1))
+    return loss
