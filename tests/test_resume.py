@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from preferent.algorithms.aot import aot
 from preferent.algorithms.dpo import DPO, dpo
 from preferent.algorithms.grpo import GRPO, grpo
 from preferent.algorithms.grpo import Config as GRPOConfig
@@ -18,10 +19,13 @@ from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
 from preferent.algorithms.sft import sft
+from preferent.algorithms.tr_dpo import tr_dpo
+from preferent.algorithms.wpo import weighted
 from preferent.data.batches import Batches
 from preferent.data.collate import by_prompt, demonstrations, pairs
 from preferent.data.rated import Collate, Neighbours
 from preferent.models.load import actor_critic, load_policy, load_scorer
+from preferent.models.policy import Follower
 from preferent.rewards.learned import LearnedReward, Scale
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime import checkpoint
@@ -97,6 +101,13 @@ def of_bco(base):
     return Job(bco(learner, policy.frozen(), data, shift=shift), parts, [policy])
 
 
+def of_tr_dpo(base, lora=0):
+    policy, data = load_policy(base, lora=lora), Batches(OPINIONS, 3, pairs, steps=STEPS)
+    learner, reference = learner_of(policy), Follower(policy)
+    steps = tr_dpo(learner, reference, data, share=0.6, every=2, objective=weighted(aot()))
+    return Job(steps, {"learner": learner, "data": data, "reference": reference}, [policy])
+
+
 def of_grpo(base):
     policy, data = load_policy(base), Batches(PROMPTS, 3, list, steps=STEPS)
     learner, sampler = learner_of(policy, token_budget=40), LocalSampler(policy, max_new_tokens=6)
@@ -125,6 +136,8 @@ JOBS: dict[str, Callable[..., Job]] = {
     "dpo with an adapter": lambda base: of_dpo(base, lora=2),
     "kto": of_kto,
     "bco": of_bco,
+    "tr-dpo with aot and wpo": of_tr_dpo,
+    "tr-dpo with an adapter": lambda base: of_tr_dpo(base, lora=2),
     "grpo": of_grpo,
     "ppo": of_ppo,
 }

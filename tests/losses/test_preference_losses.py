@@ -464,3 +464,13 @@ def test_discopop_is_the_logistic_loss_where_wrong_and_the_exponential_one_where
     f = partial(preference.discopop, beta=1.0, temperature=0.02)
     torch.testing.assert_close(f(x, zero), (-x).exp())
     torch.testing.assert_close(f(-x, zero), torch.from_numpy(minus_log_sigmoid(-x.numpy())))
+
+
+@pytest.mark.parametrize("h", [-2.3714, 1.44012])
+def test_discopop_has_the_local_optima_that_its_paper_gives(h):
+    """For β = τ = 0.05. Between them, at h = 0, its gradient lowers the better reply."""
+    f = partial(preference.discopop, beta=0.05, temperature=0.05)
+    for at, slope in ((h, 0.0), (0.0, 0.05 * ((1 - math.log(2)) / (4 * 0.05) - 0.75))):
+        x = torch.tensor([at], dtype=torch.float64, requires_grad=True)
+        (got,) = torch.autograd.grad(f(x, torch.zeros_like(x)).sum(), x)
+        assert got.item() == pytest.approx(slope, abs=1e-6)

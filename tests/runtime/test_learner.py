@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from preferent.algorithms import dpo, grpo, objectives, ppo
+from preferent.algorithms.aot import aot, matched
 from preferent.algorithms.reward_model import BradleyTerry
 from preferent.algorithms.rollouts import Rollouts
 from preferent.algorithms.sft import Likelihood
+from preferent.algorithms.wpo import weighted
 from preferent.losses.means import over_sequences, over_tokens
 from preferent.models.load import actor_critic
 from preferent.runtime.learner import LocalLearner, NotFinite, Schedule, joined, local_learner
@@ -51,8 +53,36 @@ OBJECTIVES = {
     "sft over sequences": (Likelihood(over_sequences), lambda x, seed: x),
     "reward, centred": (BradleyTerry(centring=0.3), lambda x, seed: referred_of(x, seed).pairs),
     "dpo with likelihood": (replace(dpo.DPO, likelihood=0.5), referred_of),
-    "ipo": (objectives.ipo(), referred_of),
-    "hinge": (objectives.hinge(), referred_of),
+    "relatives with a reference": (
+        dpo.together(
+            [
+                (objectives.odpo(), 0.7),
+                (objectives.robust_dpo(), 0.6),
+                (objectives.ipo(), 0.1),
+                (objectives.hinge(), 0.8),
+                (objectives.apo_zero(), 0.9),
+                (objectives.apo_down(), 1.1),
+                (objectives.nca(), 1.2),
+                (objectives.sppo(beta=0.1), 0.1),
+                (objectives.exo(), 1.3),
+                (objectives.discopop(), 1.4),
+                (objectives.dpop(), 0.1),
+                (objectives.rdpo(), 1.5),
+                (objectives.ld_dpo(), 1.6),
+                (objectives.sigmoid_norm(), 0.5),
+                (objectives.f_dpo(), 0.4),
+            ]
+        ),
+        referred_of,
+    ),
+    "relatives without": (
+        dpo.together(
+            [(objectives.slic(), 1.0), (objectives.simpo(), 2.0), (objectives.cpo(), 3.0), (objectives.orpo(), 4.0)]
+        ),
+        referred_of,
+    ),
+    "wpo": (weighted(objectives.ipo()), referred_of),
+    "aot": (aot(), lambda x, seed: matched(local_learner(Bigram(), lr=0.1), referred_of(x, seed), beta=0.1)),
     "grpo": (grpo.GRPO, rollouts),
     "dr-grpo": (grpo.DR_GRPO, rollouts),
     "rloo": (grpo.RLOO, rollouts),

@@ -132,7 +132,10 @@ def exo(chosen: Tensor, rejected: Tensor, *, beta: float, flip: float | Tensor) 
 
 
 def discopop(chosen: Tensor, rejected: Tensor, *, beta: float, temperature: float) -> Tensor:
-    """The logistic loss and the exponential one, mixed by σ(βh/τ): Lu et al. 2024, eq. 5 (there β = τ = 0.05)."""
+    """The logistic loss and the exponential one, mixed by σ(βh/τ): Lu et al. 2024, eq. 5 (there β = τ = 0.05).
+
+    It has a local optimum at h = -2.37, and between that and h = 1.44 it lowers the better reply: at h = 0 too.
+    """
     logit = beta * (chosen - rejected)
     share = (logit / temperature).sigmoid()
     # exp(-x)·σ(x/τ), which is small where exp(-x) alone has no end
