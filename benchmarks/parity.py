@@ -1,7 +1,8 @@
 """Train the same tiny model on the same real pairs here and with TRL 1.16, and compare the losses step by step.
 
-``make parity`` runs it: SFT, a reward model, DPO and KTO, in fp32, from the same weights, over the same rows in the
-same order. Both sides get text and put it through the model's chat template themselves. The rows are pairs of HH-RLHF
+``make parity`` runs it: SFT, a reward model, DPO and its relatives, and KTO, in fp32, from the same weights, over the same rows
+in the same order. Both sides get text and put it through the model's chat template themselves. Where a convention
+differs, what is compared here takes the other side's, and says so below. The rows are pairs of HH-RLHF
 (Bai et al. 2022) where PREFERENT_TEST_DATA names the folder that holds them, and otherwise a few written here.
 Writes ``benchmarks/results/parity.json``; the exit code says whether every step agreed.
 """
@@ -12,25 +13,31 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import transformers
 
-from preferent.algorithms.dpo import dpo
+from preferent.algorithms import objectives as our
+from preferent.algorithms.aot import aot
+from preferent.algorithms.dpo import DPO, Objective, Side, dpo, on, together
 from preferent.algorithms.kto import kto
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.sft import sft
+from preferent.algorithms.tr_dpo import tr_dpo
 from preferent.data.batches import Batches
 from preferent.data.collate import demonstrations, pairs
 from preferent.data.columns import parse
 from preferent.data.rated import Collate, Judged, Rated
 from preferent.data.rows import BadRow, rows
 from preferent.data.template import Template
+from preferent.losses import preference
 from preferent.models.load import load_policy, load_scorer, save
+from preferent.models.policy import Follower
 from preferent.models.scratch import Size, new_model, train_tokenizer
 from preferent.runtime.learner import LocalLearner, local_learner
 from preferent.types import Algorithm
@@ -49,22 +56,65 @@ Row = dict[str, Any]
 class Job:
     """One method, with what both sides are told."""
 
-    method: str
+    name: str
+    method: str = "dpo"
     lr: float = 1e-3
-    steps: int = 20
+    steps: int = 5
     batch: int = 8
     betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = 1.0
     options: dict[str, Any] = field(default_factory=dict)  # TRL's own, for what here is the default
+    objective: Objective = DPO  # ours
 
+    def told(self) -> dict[str, Any]:
+        """What the other side is told."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "objective"}
+
+
+def relative(name: str, objective: Objective, *losses: str, **options: Any) -> Job:
+    return Job(name, objective=objective, options={"beta": 0.1, "loss_type": losses or ["sigmoid"], **options})
+
+
+# TRL's IPO averages over tokens; its CPO adds the likelihood averaged over all tokens of the step.
+MEAN_IPO = Objective(on(partial(preference.ipo, beta=0.1), Side.mean_ratio), Side.mean_ratio)
+TOKEN_CPO = Objective(on(partial(preference.cpo, beta=0.1), Side.logp), Side.logp, likelihood=1.0, referred=False)
+# The likelihood that TRL's ORPO adds is that of the prompt too: what is compared is the odds ratio, at the first step.
+ODDS = Objective(on(lambda c, r: 0.1 * preference.orpo(c, r), Side.mean), Side.mean, referred=False)
 
 JOBS = (
-    Job("sft", options={"loss_type": "nll"}),
-    Job("reward"),
-    Job("dpo", options={"beta": 0.1}),
-    Job("kto", options={"beta": 0.1}),
-    Job("apo-zero", options={"beta": 0.1, "loss_type": "apo_zero_unpaired"}),
-)
+    Job("sft", "sft", steps=20, options={"loss_type": "nll"}),
+    Job("reward", "reward", steps=20),
+    Job("dpo", steps=20, options={"beta": 0.1}),
+    # With one pair a step, TRL's AOT is DPO, and has the label smoothing that its DPO no longer has.
+    replace(relative("cdpo", our.dpo(flip=0.2), "aot", label_smoothing=0.2), batch=1),
+    relative("robust-dpo", our.robust_dpo(flip=0.2), "robust", label_smoothing=0.2),
+    relative("ipo, token means", MEAN_IPO, "ipo"),
+    relative("hinge", our.hinge(), "hinge"),
+    relative("exo", our.exo(flip=0.1), "exo_pair", label_smoothing=0.1),
+    relative("nca", our.nca(beta=0.1), "nca_pair"),
+    relative("sppo", our.sppo(beta=0.1), "sppo_hard"),
+    relative("apo-zero", our.apo_zero(), "apo_zero"),
+    relative("apo-down", our.apo_down(), "apo_down"),
+    relative("discopop", our.discopop(), "discopop", beta=0.05, discopop_tau=0.05),
+    relative("sigmoid-norm", our.sigmoid_norm(), "sigmoid_norm", beta=5.0),
+    relative("aot", aot(), "aot"),
+    relative("ld-dpo", our.ld_dpo(alpha=0.5), ld_alpha=0.5),
+    relative("f-dpo, forward", our.f_dpo(divergence="forward"), f_divergence_type="forward_kl"),
+    relative("f-dpo, jensen-shannon", our.f_dpo(), f_divergence_type="js_divergence"),
+    # TRL's α is 1 less ours, which is the paper's.
+    relative("f-dpo, alpha", our.f_dpo(divergence="alpha", alpha=0.4), f_divergence_type="alpha_divergence",
+             f_alpha_divergence_coef=0.6),
+    relative("dpo with likelihood", replace(DPO, likelihood=0.2), "sigmoid", "sft", loss_weights=[1.0, 0.2]),
+    relative("several", together([(our.dpo(), 0.8), (our.hinge(), 0.3)]), "sigmoid", "hinge", loss_weights=[0.8, 0.3]),
+    Job("tr-dpo", "tr-dpo", steps=6, options={"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 2,
+                                              "ref_model_mixup_alpha": 0.6}),
+    Job("simpo", "cpo", objective=our.simpo(), options={"loss_type": "simpo", "beta": 2.0, "simpo_gamma": 1.0,
+                                                        "cpo_alpha": 0.0}),
+    Job("cpo, token means", "cpo", objective=TOKEN_CPO, options={"beta": 0.1}),
+    Job("kto", "kto", steps=20, options={"beta": 0.1}),
+    Job("apo-zero, one by one", "kto", steps=20, options={"beta": 0.1, "loss_type": "apo_zero_unpaired"}),
+    Job("orpo, odds ratio", "orpo", steps=1, objective=ODDS, options={"beta": 0.1}),
+)  # fmt: skip
 
 
 def main() -> int:
@@ -78,28 +128,32 @@ def main() -> int:
         base = Path(folder) / "base"
         template = made(said, base)
         fitting = [row for row in said if fits(row, template)]
-        for job in JOBS:
-            report["methods"][job.method] = compared(job, fitting, base, Path(folder) / job.method, peer)
+        folders = {job.name: Path(folder) / str(i) for i, job in enumerate(JOBS)}
+        ours = {job.name: mine(job, taken(job, fitting), base, folders[job.name]) for job in JOBS}
+        ran = of_trl(folders.values(), peer)
+    report["methods"] = {job.name: compared(job, ours[job.name], theirs) for job, theirs in zip(JOBS, ran, strict=True)}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(report, indent=1) + "\n")
     return 0 if all(said["agree"] for said in report["methods"].values()) else 1
 
 
-def compared(job: Job, said: Sequence[Row], base: Path, folder: Path, peer: Path) -> dict[str, Any]:
+def taken(job: Job, said: Sequence[Row]) -> list[Row]:
+    """As many rows as its steps need."""
+    return [said[i % len(said)] for i in range(job.steps * job.batch)]
+
+
+def compared(job: Job, ours: list[float], theirs: list[float]) -> dict[str, Any]:
     """Both curves of a method, and the largest relative difference between them."""
-    needed = job.steps * job.batch
-    chosen = [said[i % len(said)] for i in range(needed)]
-    ours, theirs = mine(job, chosen, base, folder), of_trl(job, chosen, folder, peer)
     if len(ours) != len(theirs):
-        raise RuntimeError(f"{job.method}: {len(ours)} steps here and {len(theirs)} there; expected {job.steps}")
+        raise RuntimeError(f"{job.name}: {len(ours)} steps here and {len(theirs)} there; expected {job.steps}")
     differences = [abs(a - b) / abs(b) for a, b in zip(ours, theirs, strict=True)]
     agree = max(differences) <= TOLERANCE
     verdict = "PASS" if agree else "FAIL"
-    print(f"{job.method:<8}{len(ours):>3} steps   largest relative difference {max(differences):.1e}   {verdict}")
+    print(f"{job.name:<22}{len(ours):>3} steps   largest relative difference {max(differences):.1e}   {verdict}")
     return {
         "agree": agree,
         "largest_relative_difference": max(differences),
-        "job": asdict(job),
+        "job": job.told(),
         "preferent": ours,
         "trl": theirs,
     }
@@ -152,8 +206,12 @@ def fits(row: Row, template: Template) -> bool:
 
 
 def mine(job: Job, said: Sequence[Row], base: Path, folder: Path) -> list[float]:
-    """This project's losses. Leaves the model that it started from in ``folder/model``, for the other side."""
-    steps = {"sft": sft_here, "reward": reward_here, "dpo": dpo_here, "kto": kto_here, "apo-zero": kto_here}[job.method]
+    """This project's losses. Leaves in the folder what the other side needs: the job, its rows, the model's start."""
+    folder.mkdir()
+    given = {"sft": as_demonstrations, "kto": as_judged}.get(job.method, list)(said)
+    (folder / "rows.json").write_text(json.dumps(given))
+    (folder / "job.json").write_text(json.dumps(job.told()))
+    steps = {"sft": sft_here, "reward": reward_here, "kto": kto_here}.get(job.method, dpo_here)
     return [metrics["loss"] for metrics in steps(job, said, base, folder / "model")]
 
 
@@ -172,14 +230,18 @@ def reward_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algor
 def dpo_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorithm:
     policy = load_policy(base, device="cpu")
     save(policy, start)
-    return dpo(learner(policy, job), policy.frozen(), batched(job, said, policy.tokenizer, pairs))
+    data = batched(job, said, policy.tokenizer, pairs)
+    if job.method == "tr-dpo":
+        share, every = job.options["ref_model_mixup_alpha"], job.options["ref_model_sync_steps"]
+        return tr_dpo(learner(policy, job), Follower(policy), data, share=share, every=every)
+    return dpo(learner(policy, job), policy.frozen(), data, objective=job.objective)
 
 
 def kto_here(job: Job, said: Sequence[Row], base: Path, start: Path) -> Algorithm:
     policy = load_policy(base, device="cpu")
     save(policy, start)
     batches = turned(as_judged(said), policy.tokenizer, job.batch)
-    if job.method == "apo-zero":
+    if job.options.get("loss_type") == "apo_zero_unpaired":
         batches = [replace(batch, others=None) for batch in batches]
     return kto(learner(policy, job), policy.frozen(), batches)
 
@@ -217,16 +279,14 @@ def as_judged(said: Sequence[Row]) -> list[Row]:
     ]
 
 
-def of_trl(job: Job, said: Sequence[Row], folder: Path, peer: Path) -> list[float]:
-    """TRL's losses on the same rows, from the same weights."""
-    given = {"sft": as_demonstrations, "kto": as_judged, "apo-zero": as_judged}.get(job.method, list)(said)
-    (folder / "rows.json").write_text(json.dumps(given))
-    (folder / "job.json").write_text(json.dumps(asdict(job)))
+def of_trl(folders: Iterable[Path], peer: Path) -> list[list[float]]:
+    """TRL's losses on the same rows, from the same weights, for each folder."""
+    places = list(folders)
     quiet = {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    ran = subprocess.run([peer, PEER, folder], env=os.environ | quiet, capture_output=True, text=True, check=False)
+    ran = subprocess.run([peer, PEER, *places], env=os.environ | quiet, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise RuntimeError(f"TRL stopped with exit code {ran.returncode}:\n{ran.stderr[-4000:]}")
-    return list(json.loads((folder / "losses.json").read_text()))
+    return [json.loads((folder / "losses.json").read_text()) for folder in places]
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
 
-from preferent.config import group
-from preferent.stages.objective import PairOptions, objective_of, weighed_names
+from preferent.config import UsageError, group
+from preferent.stages.objective import PairOptions, defaults, objective_of, weighed_names
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 if TYPE_CHECKING:
@@ -25,9 +25,13 @@ class ReferenceOptions:
     """Reference."""
 
     follow: Annotated[
-        float | None, "the reference goes this share of the way to the policy (TR-DPO); none: it stays", Gt(0), Le(1)
+        float | None,
+        "the reference goes this share of the way to the policy (TR-DPO; the paper's: 0.6 after each step, or 1 after "
+        "every 512); a copy of what is trained stays in memory; none: the reference stays as it is",
+        Gt(0),
+        Le(1),
     ] = None
-    follow_every: Annotated[int, "with --follow: after every so many steps", Gt(0)] = 1
+    follow_every: Annotated[int | None, "with --follow: after every so many steps; none: after each", Gt(0)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Options:
     Examples:
         preferent dpo --model runs/sft --data prefs.jsonl --eval-data held.jsonl --out runs/dpo
         preferent dpo --model runs/sft --data prefs.jsonl --objective simpo --beta 2.5 --gamma 1.2 --out runs/simpo
+        preferent dpo --model runs/sft --data prefs.jsonl --follow 0.6 --out runs/tr-dpo
         preferent dpo --model Qwen/Qwen2.5-0.5B-Instruct --data prefs.jsonl --lora 16 --lr 1e-5 --out runs/dpo
     """
 
@@ -63,6 +68,7 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import plan, training
 
     objective = objective_of(options.dpo)
+    check_following(options.reference, objective)
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
@@ -71,14 +77,17 @@ def run(options: Options, *, title: str = "") -> None:
         size = options.optimiser.batch
         batches = training.batched(load_preferences, "preferences", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
-        follows = options.reference.follow is not None and objective.referred
-        reference = Follower(policy) if follows else training.reference_of(policy, batches)
+        reference: Remembered | Follower | None = None
+        if objective.referred:
+            follows = options.reference.follow is not None
+            reference = Follower(policy) if follows else training.reference_of(policy, batches)
         if options.run.dry_run:
-            held = {"policy": policy} | ({"reference": reference} if objective.referred else {})
-            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches)))
+            held = {"policy": policy} | ({"reference": reference} if reference else {})
+            settled = defaults(options.dpo)
+            plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches), settled=settled))
             return
-        watched: Policy = reference
-        if isinstance(reference, Remembered) and objective.referred:
+        watched: Policy | None = reference
+        if isinstance(reference, Remembered):
             watched = training.asked(reference, run, policy, learner, batches, held_out, title=title)
 
         def measure(_: int) -> dict[str, float]:
@@ -100,10 +109,18 @@ def run(options: Options, *, title: str = "") -> None:
         )
 
 
+def check_following(options: ReferenceOptions, objective: Objective) -> None:
+    """Raises UsageError for a reference that is to follow and is not asked, and for a pace of what stays."""
+    if options.follow is None and options.follow_every is not None:
+        raise UsageError("--follow-every says how often, and without --follow the reference stays.\nGive --follow 0.6.")
+    if options.follow is not None and not objective.referred:
+        raise UsageError("--follow moves the reference, and this objective asks none.\nLeave --follow away.")
+
+
 def steps(
     options: ReferenceOptions,
     learner: LocalLearner[LanguagePolicy],
-    reference: Remembered | Follower,
+    reference: Remembered | Follower | None,
     batches: Iterable[Pairs],
     objective: Objective,
 ) -> Algorithm:
@@ -114,5 +131,5 @@ def steps(
 
     if not isinstance(reference, Follower) or options.follow is None:
         return dpo(learner, reference, batches, objective=objective)
-    share, every = options.follow, options.follow_every
+    share, every = options.follow, options.follow_every or 1
     return tr_dpo(learner, reference, batches, share=share, every=every, objective=objective)

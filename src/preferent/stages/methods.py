@@ -48,7 +48,7 @@ METHODS = (
     Method("DPO-positive", "pairs", "dpo --objective dpop", R, "Pal et al. 2024"),
     Method("R-DPO (length-regularised)", "pairs", "dpo --objective rdpo", R, "Park et al. 2024"),
     Method("LD-DPO (length-desensitised)", "pairs", "dpo --objective ld-dpo", R, "Liu et al. 2024"),
-    Method("DPO a token", "pairs", "dpo --objective sigmoid-norm", R, "TRL's sigmoid_norm"),
+    Method("DPO a token", "pairs", "dpo --objective sigmoid-norm", R, "Lambert et al. 2024 (Tülu 3)"),
     Method("f-DPO", "pairs", "dpo --objective f-dpo", R, "Wang et al. 2023"),
     Method("AOT", "pairs", "dpo --objective aot", R, "Melnyk et al. 2024"),
     Method("WPO", "pairs", "dpo --weigh", R, "Zhou et al. 2024"),

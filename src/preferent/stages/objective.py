@@ -27,8 +27,8 @@ class PairOptions:
 
     objective: Annotated[
         tuple[str, ...],
-        "loss on a pair (`preferent methods` tells of each); several at once with weights: dpo=0.8, simpo=0.2. One of "
-        f"{', '.join(OBJECTIVES)}",
+        "loss on a pair (`preferent methods` tells of each); several at once with weights: --objective dpo=0.8 "
+        f"--objective simpo=0.2. One of {', '.join(OBJECTIVES)}",
     ] = ("dpo",)
     beta: Annotated[
         float | None, "how much leaving the reference costs; lower goes further; none: the objective's own", Gt(0)
@@ -54,12 +54,13 @@ class PairOptions:
 
 
 def objective_of(options: PairOptions) -> Objective:
-    """What the words say. Raises UsageError for an objective that is not known, and a word that none of them reads."""
+    """What the words say. Raises UsageError for a word that no objective reads or a number that one cannot take."""
     from preferent.algorithms.dpo import together
     from preferent.algorithms.wpo import weighted
 
     every = builders()
-    parts = [(every[name], weight) for name, weight in weighed_names(options.objective)]
+    named = weighed_names(options.objective)
+    parts = [(every[name], weight) for name, weight in named]
     given = {
         f.name: getattr(options, f.name)
         for f in fields(options)
@@ -70,16 +71,30 @@ def objective_of(options: PairOptions) -> Objective:
         if not any(word in words for words in taken):
             readers = [name for name, build in every.items() if word in inspect.signature(build).parameters]
             raise UsageError(
-                f"--{word} is not read by {' and '.join(options.objective)}; it is by {', '.join(readers)}."
+                f"--{word} is not read by {' and '.join(name for name, _ in named)}; it is by {', '.join(readers)}."
             )
-    made = [
-        (build(**{word: value for word, value in given.items() if word in words}), weight)
-        for (build, weight), words in zip(parts, taken, strict=True)
-    ]
+    try:
+        made = [
+            (build(**{word: value for word, value in given.items() if word in words}), weight)
+            for (build, weight), words in zip(parts, taken, strict=True)
+        ]
+    except ValueError as e:
+        raise UsageError(f"--objective {' '.join(options.objective)}: {e}.") from e
     objective = made[0][0] if len(made) == 1 and made[0][1] == 1 else together(made)
     if options.likelihood is not None:
         objective = replace(objective, likelihood=options.likelihood)
     return weighted(objective) if options.weigh else objective
+
+
+def defaults(options: PairOptions) -> dict[str, str]:
+    """What the words mean whose value is none: the objectives' own."""
+    every = builders()
+    found: dict[str, list[str]] = {}
+    for name, _ in weighed_names(options.objective):
+        for word, parameter in inspect.signature(every[name]).parameters.items():
+            if getattr(options, word) is None and parameter.default is not None:
+                found.setdefault(word, []).append(str(parameter.default))
+    return {word: ", ".join(dict.fromkeys(values)) for word, values in found.items()}
 
 
 def builders() -> dict[str, Callable[..., Objective]]:
@@ -87,7 +102,7 @@ def builders() -> dict[str, Callable[..., Objective]]:
     from preferent.algorithms import objectives as o
     from preferent.algorithms.aot import aot
 
-    found = (
+    found: tuple[Callable[..., Objective], ...] = (
         o.dpo, o.robust_dpo, o.odpo, o.ipo, o.hinge, o.slic, o.simpo, o.cpo, o.orpo, o.apo_zero, o.apo_down, o.nca,
         o.sppo, o.exo, o.discopop, o.dpop, o.rdpo, o.ld_dpo, o.sigmoid_norm, o.f_dpo, aot,
     )  # fmt: skip
@@ -107,4 +122,6 @@ def weighed_names(said: Sequence[str]) -> list[tuple[str, float]]:
         found.append((name, 1.0 if weight is None else weight))
     if not found or len(dict(found)) < len(found):
         raise UsageError(f"--objective: expected one or several, each once; got {' '.join(said) or 'none'}.")
+    if {"aot", "odpo"} <= dict(found).keys():
+        raise UsageError("--objective: aot sets margins of its own, where odpo reads the data's; take one of them.")
     return found
