@@ -1,8 +1,8 @@
 """Train the same tiny model on the same real pairs here and with TRL 1.16, and compare the losses step by step.
 
-``make parity`` runs it: SFT, a reward model, DPO and its relatives, and KTO, in fp32, from the same weights, over the same rows
-in the same order. Both sides get text and put it through the model's chat template themselves. Where a convention
-differs, what is compared here takes the other side's, and says so below. The rows are pairs of HH-RLHF
+``make parity`` runs it: SFT, a reward model, DPO and its relatives, and KTO, in fp32, from the same weights, over the
+same rows in the same order. Both sides get text and put it through the model's chat template themselves. Where a
+convention differs, what is compared here takes the other side's, and says so below. The rows are pairs of HH-RLHF
 (Bai et al. 2022) where PREFERENT_TEST_DATA names the folder that holds them, and otherwise a few written here.
 Writes ``benchmarks/results/parity.json``; the exit code says whether every step agreed.
 """

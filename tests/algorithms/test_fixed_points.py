@@ -72,7 +72,7 @@ def test_dpo_reaches_the_best_policy(make):
 
 @pytest.mark.parametrize("make", [BANDIT, SEQUENCES], ids=["bandit", "sequences"])
 def test_ipo_reaches_its_own_policy_which_needs_no_reward(make):
-    """Azar et al. 2023, eq. 7: π* ∝ π_ref·exp(mean over y' of P(y ≻ y')/β), for chances that go around in a ring."""
+    """Azar et al. 2023: π* ∝ π_ref·exp(mean over y' of P(y ≻ y')/β), for chances that go around in a ring."""
     chances = cyclic(len(make().replies))
     policy, reference = fitted(objectives.ipo(beta=0.2), chances, make)
     goal = best(reference, chances.mean(-1), 0.2)

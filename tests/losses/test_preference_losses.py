@@ -266,6 +266,57 @@ def test_the_relatives_by_hand():
         assert loss.item() == pytest.approx(number, abs=2e-6), name
 
 
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def with_numpy(c, r, beta=0.3, flip=0.2):
+    """The formulas as other libraries write them, on log-ratios [b]; ``LENGTHS`` and the rest as in ``ON_PAIRS``."""
+    h, x, y = beta * (c - r), beta * c, beta * r
+    right, wrong = minus_log_sigmoid(h), minus_log_sigmoid(-h)
+    lengths = (LENGTHS["chosen_length"] - LENGTHS["rejected_length"]).numpy()
+    share, q = sigmoid(h / 0.5), sigmoid(h)
+    powers = [(1 - np.exp(-0.4 * z)) / 0.4 for z in (c, r)]
+    softened = [np.log(2 * np.exp(z) / (1 + np.exp(z))) for z in (c, r)]
+    return {
+        "dpo": right,
+        "cdpo": (1 - flip) * right + flip * wrong,
+        "robust_dpo": ((1 - flip) * right - flip * wrong) / (1 - 2 * flip),
+        "ipo": (c - r - 0.5 / beta) ** 2,
+        "hinge": np.maximum(0, 1 - h),
+        "slic": np.maximum(0, 0.7 - c + r),
+        "simpo": minus_log_sigmoid(beta * (c - r - 0.4 / beta)),
+        "cpo": right,
+        "apo_zero": 1 - sigmoid(x) + sigmoid(y),
+        "apo_down": sigmoid(x) + 1 - sigmoid(h),
+        "nca": minus_log_sigmoid(x) + 0.5 * minus_log_sigmoid(-x) + 0.5 * minus_log_sigmoid(-y),
+        "sppo": (c - 0.5 / beta) ** 2 + (r + 0.5 / beta) ** 2,
+        "exo": q * (np.log(q) - np.log(1 - flip)) + (1 - q) * (np.log(1 - q) - np.log(flip)),
+        "discopop": right * (1 - share) + np.exp(-h) * share,
+        "dpop": minus_log_sigmoid(beta * (c - r - 5 * np.maximum(0, -c))),
+        "rdpo": minus_log_sigmoid(h + 0.1 * lengths),
+        "sigmoid_norm": right,
+        "f_dpo, reverse": right,
+        "f_dpo, forward": minus_log_sigmoid(beta * (np.exp(-r) - np.exp(-c))),
+        "f_dpo, jensen-shannon": minus_log_sigmoid(beta * (softened[0] - softened[1])),
+        "f_dpo, alpha": minus_log_sigmoid(beta * (powers[0] - powers[1])),
+        "xpo": right + 0.2 * numbers(4, seed=9).numpy(),
+    }
+
+
+@law
+@given(seed=seeds)
+def test_every_relative_is_its_formula(seed):
+    chosen, rejected = numbers(4, seed=seed), numbers(4, seed=seed + 1)
+    expected = with_numpy(chosen.numpy(), rejected.numpy())
+    assert expected.keys() == ON_PAIRS.keys() - ON_PROBABILITIES
+    for name, formula in expected.items():
+        np.testing.assert_allclose(ON_PAIRS[name](chosen, rejected).numpy(), formula, rtol=1e-9, err_msg=name)
+    c, r = (-numbers(4, seed=seed + i).abs() - 0.01 for i in (0, 1))
+    odds = [np.exp(x) / (1 - np.exp(x)) for x in (c.numpy(), r.numpy())]
+    np.testing.assert_allclose(preference.orpo(c, r).numpy(), minus_log_sigmoid(np.log(odds[0] / odds[1])), rtol=1e-9)
+
+
 @every_relative
 @pytest.mark.parametrize("seed", [1, 2])
 def test_every_gradient_is_that_of_its_value(name, seed):
