@@ -106,9 +106,9 @@ def ld_dpo(*, beta: float = 0.1, alpha: float = 0.5) -> Objective:
     """Tokens behind the length that both replies reach count ``alpha`` each (Liu et al. 2024)."""
 
     def part(side: Side, other: Side) -> Tensor:
-        place = side.learn.cumsum(-1)[side.rows]
-        share = torch.where(place > side.length().minimum(other.length())[:, None], alpha, 1.0)
-        return (share * (side.said.logprobs - side.reference)[side.rows]).sum(-1)
+        each = (side.said.logprobs - side.reference)[side.rows]
+        shared = side.learn.cumsum(-1)[side.rows] <= side.length().minimum(other.length())[:, None]
+        return each.where(shared, alpha * each).sum(-1)
 
     def loss(better: Side, worse: Side) -> Tensor:
         return preference.dpo(part(better, worse), part(worse, better), beta=beta)
