@@ -315,12 +315,15 @@ def test_losses_without_a_reference_by_hand():
 
 
 def test_wpo_weighs_a_pair_by_what_the_policy_would_say_and_is_not_pulled_by_the_weight():
-    policy, x, _ = by_hand()
-    read = policy.read(x.pairs.replies, entropy=True)
-    surprise = (read.logprobs + read.entropy).detach().sum(-1) / torch.tensor([3, 1, 2, 4])
-    weights = (surprise[[0, 3]] + surprise[[1, 2]]).exp().clamp(max=1)
+    """Some pairs are likelier than what the policy draws, and weigh 1; others less."""
+    policy, x = Bigram(seed=1).double(), batch(6)
+    replies = x.pairs.replies
+    read, lengths = policy.read(replies, entropy=True), replies.learn.sum(-1)
+    surprise = (read.logprobs + read.entropy).detach().sum(-1) / lengths
+    weights = (surprise[x.pairs.better] + surprise[x.pairs.worse]).exp()
     assert weights.min() < 0.9
-    weighed = replace(x, pairs=replace(x.pairs, weight=weights))
+    assert weights.max() > 1.1
+    weighed = replace(x, pairs=replace(x.pairs, weight=x.pairs.weight * weights.clamp(max=1)))
     total = weighted(DPO)(policy, x).terms["preference"][1].total
     expected = DPO(policy, weighed).terms["preference"][1].total
     torch.testing.assert_close(total, expected)
