@@ -91,6 +91,14 @@ def grouped_pairs(groups: Sequence[Sequence[Opinion]], *, margins: Mapping[float
     return pairs([opinion for group in groups for opinion in group], margins=margins)
 
 
+def told_by(groups: Sequence[Sequence[Opinion]]) -> Iterator[tuple[Opinion, bool]]:
+    """The opinion behind each pair of ``grouped_pairs``, and whether its better option is another than its first."""
+    for group in groups:
+        for opinion in group:
+            for better, *_ in compared(opinion, {}):
+                yield opinion, better is not opinion.comparison.options[0]
+
+
 def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple[Reply, Reply, float, float, float]]:
     """(better, worse, P(better is better), margin, weight) for each pair of options; equal ranks are ties.
 

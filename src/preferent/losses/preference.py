@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+from torch.special import log_ndtr
 
 from preferent.losses.means import over_rows
 from preferent.types import Mean
@@ -217,3 +218,13 @@ def cross_entropy(logit: Tensor, flip: float | Tensor) -> Tensor:
 def exp(x: Tensor) -> Tensor:
     """e^x, and from ``MOST`` on its tangent, which still says in which direction things are better."""
     return x.clamp(max=MOST).exp() * (1 + (x - MOST).relu())
+
+
+def thurstone(chosen: Tensor, rejected: Tensor, *, margin: float | Tensor = 0.0, flip: float | Tensor = 0.0) -> Tensor:
+    """-(1 - ε)·log Φ(d) - ε·log Φ(-d), d = chosen - rejected - margin, on scores: probit in place of the logistic.
+
+    Thurstone 1927, case V, the deviation of a difference being 1. An error costs as its square, not as its size.
+    """
+    d = chosen - rejected - margin
+    each: Tensor = -(1 - flip) * log_ndtr(d) - flip * log_ndtr(-d)
+    return each

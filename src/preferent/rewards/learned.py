@@ -16,7 +16,7 @@ from preferent.losses.reward import Combination, combine
 from preferent.models.plan import token_budget
 from preferent.models.room import no_room, release, too_large
 from preferent.models.scorer import ScoringModel
-from preferent.types import Episode, Prompt, Reply, Score
+from preferent.types import Episode, Prompt, Replies, Reply, Score
 
 log = logging.getLogger(__name__)
 Said = Reply | Episode
@@ -39,7 +39,8 @@ class LearnedReward:
     """Scores of m reward models, each on its own scale, combined (Coste et al. 2023).
 
     With ``template``, the models have another tokenizer or template than the policy: they are fed the same messages,
-    rendered again. ``parts`` holds the members' mean and their spread.
+    rendered again. ``parts`` holds the members' mean and their spread, and what they say, in the mean, in each of the
+    ``heads`` that stand behind the first one.
 
     Stateful: memory that does not suffice makes the token budget smaller for good, and the last bits of a score depend
     on what else was read with it.
@@ -51,23 +52,31 @@ class LearnedReward:
     caution: float = 0.0
     template: Template | None = None
     token_budget: int | None = None  # of one forward pass; None: what suits the device
+    heads: Sequence[str] = ()
 
     def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
-        each = self.member_scores(episodes)
+        heads = self.head_rows([self.rendered(episode) for episode in episodes])
+        each = heads[..., 0]
         value, mean, spread = combine(each, self.how, caution=self.caution), each.mean(0), each.std(0, correction=0)
         single = len(each) == 1
+        said = heads[..., 1 : 1 + len(self.heads)].mean(0).tolist()
+        parts = [dict(zip(self.heads, row, strict=True)) for row in said]
         return [
-            Score(v, {} if single else {"members_mean": m, "members_spread": s})
-            for v, m, s in torch.stack([value, mean, spread], 1).tolist()
+            Score(v, part if single else {"members_mean": m, "members_spread": s, **part})
+            for (v, m, s), part in zip(torch.stack([value, mean, spread], 1).tolist(), parts, strict=True)
         ]
 
     def member_scores(self, episodes: Sequence[Episode]) -> Tensor:
         """[m, r], each member on its scale."""
         return self.score_rows([self.rendered(episode) for episode in episodes])
 
-    @torch.no_grad()
     def score_rows(self, said: Sequence[tuple[Prompt, Said]]) -> Tensor:
-        """[m, r]; fewer at a time, and from then on, where memory does not suffice.
+        """[m, r]: the first head, or the only one."""
+        return self.head_rows(said)[..., 0]
+
+    @torch.no_grad()
+    def head_rows(self, said: Sequence[tuple[Prompt, Said]]) -> Tensor:
+        """[m, r, h]; fewer at a time, and from then on, where memory does not suffice.
 
         Raises UsageError where it does not for a single reply.
         """
@@ -89,8 +98,11 @@ class LearnedReward:
         return torch.cat(rows, 1)
 
     def read(self, chunk: Chunk) -> Tensor:
-        x = replies(chunk)
-        each = [member.scores(moved(x, member.base.device))[:, 0].cpu() for member in self.members]
+        return self.read_replies(replies(chunk))
+
+    def read_replies(self, x: Replies) -> Tensor:
+        """[m, r, h] of a batch in the models' own tokens, all at once."""
+        each = [member.scores(moved(x, member.base.device)).cpu() for member in self.members]
         return torch.stack([(s - scale.mean) / scale.std for s, scale in zip(each, self.scales, strict=True)])
 
     def cut_smaller(self, chunk: Chunk, why: str, *, place: str) -> None:
@@ -144,9 +156,14 @@ class LearnedReward:
 
 
 def scale_of(scorer: ScoringModel, opinions: Sequence[Opinion]) -> Scale:
-    """Mean and standard deviation of a member's scores over the replies of these comparisons, ties included."""
+    """That of a member's first head."""
+    return scales_of(scorer, opinions)[0]
+
+
+def scales_of(scorer: ScoringModel, opinions: Sequence[Opinion]) -> list[Scale]:
+    """Mean and standard deviation of each head's scores over the replies of these comparisons, ties included."""
     seen: list[tuple[Prompt, Said]] = [
         (opinion.comparison.context, option) for opinion in opinions for option in opinion.comparison.options
     ]
-    scores = LearnedReward([scorer], [Scale()]).score_rows(seen)[0]
-    return Scale(scores.mean().item(), max(scores.std(correction=0).item(), 1e-6))
+    scores = LearnedReward([scorer], [Scale()]).head_rows(seen)[0]
+    return [Scale(each.mean().item(), max(each.std(correction=0).item(), 1e-6)) for each in scores.T]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,7 @@ from preferent.config import UsageError, flatten
 if TYPE_CHECKING:
     from preferent.models.policy import LanguagePolicy
     from preferent.models.scorer import ScoringModel
-
-SCALE = "score.json"  # beside a reward model: the mean and standard deviation of its scores
+    from preferent.rewards.learned import Scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class Options:
 def run(options: Options) -> None:
     """Load, merge or average, and write."""
     from preferent.models.load import save
-    from preferent.rewards.load import members_in
+    from preferent.rewards.load import members_in, write_scales
     from preferent.runtime import files
     from preferent.runtime.card import card
     from preferent.runtime.run import Run
@@ -55,8 +53,8 @@ def run(options: Options) -> None:
         model = averaged(folders, trust=options.trust_remote_code) if options.average else whole(folders[0], options)
         with files.whole(run.model_folder) as folder:
             save(model, folder)
-            if scale := mean_scale(folders):
-                (folder / SCALE).write_text(json.dumps(scale))
+            if scales := mean_scales(folders):
+                write_scales(folder, scales)
             files.write(folder / "README.md", card(run.folder).encode())
     click.echo(f"{' + '.join(folders)} → {options.out}/model")
 
@@ -119,11 +117,22 @@ def refuse_unlike(a: Any, b: Any, here: str, there: str) -> None:
         )
 
 
-def mean_scale(folders: Sequence[str]) -> dict[str, float] | None:
-    """To first order the scale of the averaged reward model, whose score is the mean of the members' scores."""
-    from preferent.rewards.load import scale_in
+def mean_scales(folders: Sequence[str]) -> dict[str, Scale] | None:
+    """To first order the scale of the averaged reward model, whose score is the mean of the members' scores.
 
-    if not all((Path(folder) / SCALE).is_file() for folder in folders):
+    Of several heads, that of each. Raises UsageError where the models' heads are not the same.
+    """
+    from preferent.rewards.learned import Scale
+    from preferent.rewards.load import SCORE, scales_in
+
+    if not all((Path(folder) / SCORE).is_file() for folder in folders):
         return None
-    scales = [scale_in(folder) for folder in folders]
-    return {"mean": sum(s.mean for s in scales) / len(scales), "std": sum(s.std for s in scales) / len(scales)}
+    each = [scales_in(folder) for folder in folders]
+    if other := next((i for i, scales in enumerate(each) if list(scales) != list(each[0])), None):
+        named = [", ".join(each[i]) or "one without a name" for i in (0, other)]
+        raise UsageError(f"{folders[0]} has the heads {named[0]}, and {folders[other]} {named[1]}: no average.")
+    n = len(each)
+    return {
+        name: Scale(sum(scales[name].mean for scales in each) / n, sum(scales[name].std for scales in each) / n)
+        for name in each[0]
+    }

@@ -105,12 +105,13 @@ def policy_of(options: ModelOptions, *, seed: int, temperature: float = 1.0) -> 
     )
 
 
-def scorer_of(options: ModelOptions, *, seed: int) -> ScoringModel:
-    """A reward model with a new head on the trunk of ``--model``."""
+def scorer_of(options: ModelOptions, *, seed: int, heads: int | None = None) -> ScoringModel:
+    """A reward model with new heads, or one, on the trunk of ``--model``."""
     from preferent.models.load import load_scorer
 
     return load_scorer(
         options.model,
+        heads=heads,
         seed=seed,
         device=options.device,
         lora=options.lora,
@@ -217,12 +218,12 @@ def unweighted(name: str) -> str:
 
 
 def readable(rewards: Sequence[str]) -> list[str]:
-    """The files and folders behind ``--reward``, without weights and function names."""
+    """The files and folders behind ``--reward``, without weights, heads and function names."""
     from preferent.rewards.function import file_of
-    from preferent.rewards.load import is_function, members_in
+    from preferent.rewards.load import is_function, members_in, weighted
 
     files: list[str] = []
-    for name in map(unweighted, rewards):
+    for name, _ in map(weighted, rewards):
         files += [file_of(name)] if is_function(name) else members_in(name)
     return files
 
