@@ -5,8 +5,8 @@ begins. The policy then gets (r - λc)/(1 + λ), and λ, the price of cost, rise
 says is above the limit, and falls while it is below. The policy's own update is anybody's: this is a reward.
 
 With a KL price β in the reward, the fixed point is π ∝ π_ref·exp((r - λc)/((1 + λ)β)) with E[c] at the limit, or λ → 0
-where the limit does not bind. Left out: the paper's second critic, for cost; advantages are linear in rewards, so with
-one critic for the sum it is the same gradient. GRPO's standardised advantages are not linear: take centred ones.
+where the limit does not bind. Left out: the second critic, for cost; advantages are linear in rewards, so one critic
+for the sum gives the same gradient. GRPO's standardised advantages are not linear: take centred ones.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CostModel:
     def __call__(self, scorer: Scorer[Replies], x: Judged) -> Loss:
         costs = scorer.scores(x.replies)[:, 0]
         safer, worse = costs[x.better], costs[x.worse]
-        each = cost(safer, worse, x.better_harm, x.worse_harm)
+        each = cost(safer, worse, x.better_harm, x.worse_harm, flip=1 - x.choice)
         said, signs = torch.cat([x.better_harm, x.worse_harm]), torch.cat([safer, worse])
         weight = torch.cat([x.weight, x.weight]).where(said != 0, 0)
         metrics = {
@@ -98,7 +98,7 @@ class Multiplier:
 
     def __post_init__(self) -> None:
         if self.initial <= 0 or self.rate < 0 or not math.isfinite(self.limit):
-            raise ValueError(f"a multiplier needs initial > 0, rate ≥ 0 and a finite limit, not {self}")
+            raise ValueError(f"a multiplier needs initial > 0, rate ≥ 0 and a finite limit, not {vars(self)}")
         self.log_value = math.log(self.initial)
 
     @property

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from preferent.losses.preference import bradley_terry
+
 Combination = Literal["mean", "worst", "uncertain"]
 
 
@@ -86,13 +88,14 @@ def regression(scores: Tensor, ratings: Tensor) -> Tensor:
     return (scores - ratings.nan_to_num()).where(known, 0) ** 2
 
 
-def cost(safer: Tensor, worse: Tensor, safer_harm: Tensor, worse_harm: Tensor) -> Tensor:
+def cost(safer: Tensor, worse: Tensor, safer_harm: Tensor, worse_harm: Tensor, *, flip: float | Tensor = 0.0) -> Tensor:
     """-logσ(c_l - c_s) - logσ(h_s·c_s) - logσ(h_l·c_l) on costs [b]: the worse of two costs more, and the sign tells.
 
     h is 1 for what is harmful, -1 for what is safe, and 0 where nobody said: that term is then left out. So 0 is where
-    harm begins, which a preference alone could not say. Dai et al. 2023 (Safe RLHF), section 3.2.
+    harm begins, which a preference alone could not say; ``flip`` as in ``bradley_terry``. Dai et al. 2023 (Safe RLHF),
+    section 3.2.
     """
-    return softplus(safer - worse) + signed(safer, safer_harm) + signed(worse, worse_harm)
+    return bradley_terry(worse, safer, flip=flip) + signed(safer, safer_harm) + signed(worse, worse_harm)
 
 
 def signed(score: Tensor, sign: Tensor) -> Tensor:
