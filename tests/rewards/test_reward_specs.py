@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from preferent.config import UsageError
+from preferent.data.collate import episodes
 from preferent.data.template import Template
-from preferent.models.load import load_policy, load_scorer, save
+from preferent.models.load import actor_critic, load_policy, load_scorer, save
 from preferent.models.scratch import train_tokenizer
 from preferent.rewards.combined import Weighted
 from preferent.rewards.function import FunctionReward
 from preferent.rewards.learned import LearnedReward, Scale
-from preferent.rewards.load import load_reward, same_text, weighted
+from preferent.rewards.load import load_reward, same_text, scales_in, weighted, write_scales
 from preferent.sampling.local import LocalSampler
 from preferent.testing import check_reward
 from toys import TEXTS, saved_policy, tokenizer
@@ -102,10 +103,78 @@ def test_a_single_reward_may_have_a_weight(place, policy, drawn):
         ("runs/rm=0.7", ("runs/rm", 0.7)),
         ("a.py:f=-1", ("a.py:f", -1.0)),
         ("org/name=2e-1", ("org/name", 0.2)),
+        ("runs/rm:helpful=0.7,brief=-0.2", ("runs/rm", 1.0)),
+        ("runs/rm:helpful", ("runs/rm", 1.0)),
     ],
 )
 def test_a_weight_stands_behind_an_equals_sign(spec, expected):
     assert weighted(spec) == expected
+
+
+@pytest.fixture(scope="module")
+def headed(place):
+    """A reward model with three heads, each on a scale of its own, and an ensemble of two."""
+    for name, seed in (("headed/model", 1), ("both/model/member-0", 1), ("both/model/member-1", 2)):
+        save(load_scorer(place / "base", heads=3, seed=seed), place / name)
+        write_scales(place / name, {"helpful": Scale(0.1, 2.0), "brief": Scale(), "kind": Scale(-0.3 * seed, 0.5)})
+    return place
+
+
+def test_heads_are_weighed_where_they_are_used(headed, policy, drawn):
+    """By hand: each head of the model on its scale, and 0.7 of the first less 0.2 of the second."""
+    reward = load_reward([f"{headed}/headed:helpful=0.7,brief=-0.2"], policy.tokenizer)
+    check_reward(reward, drawn)
+    plain = load_scorer(headed / "headed")
+    raw = LearnedReward([plain], [Scale()]).head_rows([(e.prompt, e) for e in drawn])[0]
+    helpful, brief, kind = (raw[:, 0] - 0.1) / 2.0, raw[:, 1], (raw[:, 2] + 0.3) / 0.5
+    torch.testing.assert_close(values(reward, drawn), 0.7 * helpful - 0.2 * brief, rtol=1e-4, atol=1e-5)
+    parts = [score.parts for score in reward(drawn)]
+    assert [p["kind"] for p in parts] == pytest.approx(kind.tolist(), abs=1e-5)
+    assert [p["helpful"] for p in parts] == pytest.approx(helpful.tolist(), abs=1e-5)
+    assert set(parts[0]) == {"helpful", "brief", "kind"}
+
+
+def test_an_ensemble_with_heads_disagrees_about_the_weighed_score(headed, policy, drawn):
+    reward = load_reward([f"{headed}/both:kind=2"], policy.tokenizer, how="worst")
+    each = [
+        (LearnedReward([load_scorer(headed / f"both/model/member-{i}")], [Scale()]), Scale(-0.3 * (i + 1), 0.5))
+        for i in range(2)
+    ]
+    raw = [one.head_rows([(e.prompt, e) for e in drawn])[0, :, 2] for one, _ in each]
+    said = torch.stack([2 * (s - scale.mean) / scale.std for s, (_, scale) in zip(raw, each, strict=True)])
+    torch.testing.assert_close(values(reward, drawn), said.amin(0), rtol=1e-4, atol=1e-4)
+    spread = [score.parts["members_spread"] for score in reward(drawn)]
+    assert spread == pytest.approx(said.std(0, correction=0).tolist(), abs=1e-4)
+
+
+def test_a_critic_starts_from_the_weighed_score(headed, policy, drawn):
+    reward = load_reward([f"{headed}/headed:helpful=1,kind=0.5"], policy.tokenizer)
+    model = actor_critic(policy, reward.members[0], mean=reward.scales[0].mean, std=reward.scales[0].std)
+    x = episodes([[e] for e in drawn])
+    ends = model.values(x).gather(1, x.present.sum(-1, keepdim=True))[:, 0]
+    torch.testing.assert_close(ends, values(reward, drawn), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("headed", "has several heads: helpful, brief, kind. Say what they are worth, as in"),
+        ("headed=2", "has several heads"),
+        ("headed:honest=1", "has no head 'honest'; it has helpful, brief, kind"),
+        ("a:helpful=1", "has no head 'helpful'; its one score has no name"),
+        ("headed:helpful=much", "expected a number behind =, such as helpful=0.5; got 'much'"),
+    ],
+)
+def test_heads_that_are_not_there_or_not_weighed_are_refused(headed, policy, spec, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        load_reward([f"{headed}/{spec}"], policy.tokenizer)
+
+
+def test_scales_are_read_as_they_were_written(tmp_path):
+    for scales in ({"": Scale(0.5, 2.0)}, {"a": Scale(1.0, 3.0), "b": Scale()}):
+        write_scales(tmp_path, scales)
+        assert scales_in(tmp_path) == scales
+    assert scales_in(tmp_path / "nowhere") == {"": Scale()}
 
 
 @pytest.mark.parametrize(
