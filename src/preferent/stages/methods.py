@@ -24,7 +24,7 @@ class Method(NamedTuple):
     paper: str
 
 
-P, R = "pairs", "pairs, reference"
+P, R, K = "pairs", "pairs, reference", "rankings"
 S, SR = "reward", "reward, reference"
 
 METHODS = (
@@ -68,7 +68,17 @@ METHODS = (
     Method("Dr. GRPO", "policy gradient", "grpo --objective dr-grpo", SR, "Liu et al. 2025"),
     Method("RLOO", "policy gradient", "grpo --objective rloo", SR, "Ahmadian et al. 2024"),
     Method("DAPO", "policy gradient", "grpo --objective dapo", S, "Yu et al. 2025"),
-    Method("Bradley-Terry", "reward model", "reward", P, "Ouyang et al. 2022"),
+    Method("Bradley-Terry", "reward model", "reward", "pairs or rankings", "Ouyang et al. 2022"),
+    Method("Thurstone", "reward model", "reward --objective thurstone", P, "Thurstone 1927"),
+    Method("Plackett-Luce", "reward model", "reward --objective plackett-luce", K, "Plackett 1975; Luce 1959"),
+    Method("the best of several", "reward model", "reward --objective pick-best", K, "Ziegler et al. 2019"),
+    Method(
+        "attributes", "reward model", "reward --objective regression --heads helpful", "ratings", "Wang et al. 2024"
+    ),
+    Method("aspects", "reward model", "reward --heads helpful", "pairs with aspects", "Bai et al. 2022"),
+    Method("cost model", "reward model", "reward --objective cost", "pairs with labels of harm", "Dai et al. 2023"),
+    Method("smoothed labels", "reward model", "reward --smoothing 0.1", P, "Wang et al. 2024 (Secrets of RLHF II)"),
+    Method("adversarial rounds", "reward model", "sample --n 8 --adversarial 50", "ensemble", "Bai et al. 2022"),
     Method("ensemble", "reward model", "reward --members 3", P, "Coste et al. 2023"),
     Method("centred rewards", "reward model", "reward --centring 0.01", P, "Eisenstein et al. 2023"),
     Method("margins", "reward model", "reward --margins 0 --margins 1", "pairs with strengths", "Touvron et al. 2023"),
