@@ -15,9 +15,11 @@ from preferent.algorithms.dpo import DPO, dpo
 from preferent.algorithms.grpo import GRPO, grpo
 from preferent.algorithms.grpo import Config as GRPOConfig
 from preferent.algorithms.kto import Shift, bco, kto
+from preferent.algorithms.listwise import Listwise, lists
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
+from preferent.algorithms.safe_rlhf import Constrained, Multiplier
 from preferent.algorithms.sft import sft
 from preferent.algorithms.tr_dpo import tr_dpo
 from preferent.algorithms.wpo import weighted
@@ -81,6 +83,12 @@ def of_reward(base):
     return Job(ensemble(members), parts, scorers)
 
 
+def of_listwise(base):
+    scorer, data = load_scorer(base), Batches([[opinion] for opinion in OPINIONS], 3, lists, steps=STEPS)
+    learner = learner_of(scorer, token_budget=30)
+    return Job(reward_model(learner, data, objective=Listwise()), {"learner": learner, "data": data}, [scorer])
+
+
 def of_dpo(base, lora=0):
     policy, data = load_policy(base, lora=lora), Batches(OPINIONS, 3, pairs, steps=STEPS)
     learner = learner_of(policy)
@@ -117,6 +125,17 @@ def of_grpo(base):
     return Job(steps, {"learner": learner, "data": data}, [policy])
 
 
+def of_constrained(base):
+    """GRPO on a reward and a cost, whose price moves with every step."""
+    policy, data = load_policy(base), Batches(PROMPTS, 3, list, steps=STEPS)
+    learner, sampler = learner_of(policy), LocalSampler(policy, max_new_tokens=6)
+    reward, cost = (LearnedReward([load_scorer(base, seed=seed)], [Scale(std=0.01)]) for seed in (5, 6))
+    price = Multiplier(limit=0.1, rate=0.2)
+    config = GRPOConfig(group=3, grpo_epochs=2, mini_batch=2)
+    steps = grpo(learner, policy.frozen(), sampler, Constrained(reward, cost, price), data, config=config)
+    return Job(steps, {"learner": learner, "data": data, "price": price}, [policy])
+
+
 def of_ppo(base):
     policy, data = load_policy(base), Batches(PROMPTS, 3, list, steps=STEPS)
     scorer = load_scorer(base, seed=5)
@@ -140,6 +159,8 @@ JOBS: dict[str, Callable[..., Job]] = {
     "tr-dpo with an adapter": lambda base: of_tr_dpo(base, lora=2),
     "grpo": of_grpo,
     "ppo": of_ppo,
+    "reward on lists": of_listwise,
+    "grpo at a cost": of_constrained,
 }
 
 
