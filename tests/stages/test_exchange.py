@@ -46,6 +46,27 @@ def test_what_is_exported_trains_a_reward_model(tmp_path, capsys):
         assert len(row.judgements) == 1
 
 
+def test_what_was_said_of_aspects_goes_through_a_store_to_the_rows_that_train_heads(tmp_path):
+    """For the chosen one, whose place in the store is another; with the same bytes at the second export."""
+    store = imported(tmp_path, [{**row, "choice": 0.75, "aspects": {"brief": 0.25}} for row in PREFS[:-1]] + PREFS[-1:])
+    assert run("data", "export", "--store", store, "--to", tmp_path / "out.jsonl") == 0
+    rows = load_preferences(tmp_path / "out.jsonl", tokenizer()).rows
+    said = [row.comparison.context.info.get("aspects") for row in rows]
+    assert said.count({"brief": 0.25}) == len(PREFS) - 1
+    assert said.count(None) == 1
+    again = tmp_path / "again.db"
+    assert run("data", "import", tmp_path / "out.jsonl", "--store", again) == 0
+    assert run("data", "export", "--store", again, "--to", tmp_path / "again.jsonl") == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
+
+
+def test_an_aspect_that_is_no_chance_is_refused(tmp_path, capsys):
+    rows = [{**PREFS[0], "aspects": {"brief": 3}}]
+    given = written(tmp_path / "given.jsonl", rows)
+    assert run("data", "import", given, "--store", tmp_path / "x.db") == 2
+    assert "aspects, brief: expected 0 … 1" in capsys.readouterr().err
+
+
 def test_what_people_wrote_is_exported_as_demonstrations(tmp_path):
     store = imported(tmp_path, DEMOS)
     assert run("data", "export", "--store", store, "--to", tmp_path / "out.jsonl", "--kind", "demonstration") == 0

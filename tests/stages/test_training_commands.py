@@ -57,7 +57,18 @@ EVALUATION = {
     "reward": ("prefs", {"eval/accuracy", "eval/ensemble_accuracy", "eval/loss"}),
     "dpo": ("prefs", {"eval/accuracy", "eval/margin", "eval/loss"}),
     "kto": ("rated", {"eval/accuracy", "eval/margin", "eval/baseline", "eval/loss"}),
-    "ppo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
+    "ppo": (
+        "prompts",
+        {
+            "reward/members_spread",
+            "eval/reward/members_spread",
+            "eval/reward",
+            "eval/kl",
+            "eval/length",
+            "eval/ended",
+            "eval/distinct_2",
+        },
+    ),
     "grpo": ("prompts", {"eval/reward", "eval/kl", "eval/length", "eval/ended", "eval/distinct_2"}),
 }
 

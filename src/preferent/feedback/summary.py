@@ -51,6 +51,13 @@ def together(said: Sequence[Chosen]) -> Summary:
     return Summary(choice, strength, 2 * sum(answer.both_bad for answer in said) > len(said))
 
 
+def aspects(judgements: Sequence[Judgement]) -> dict[str, tuple[float, ...]]:
+    """For each aspect that was asked of choices, the mean of the distributions of those who answered."""
+    said = [each.answer.aspects for each in judgements if isinstance(each.answer, Choice)]
+    names = dict.fromkeys(name for one in said for name in one)
+    return {name: mean([one[name] for one in said if name in one]) for name in names}
+
+
 def signed(answer: Chosen, best: int) -> float:
     """Its strength, positive where it prefers ``best``, 0 for a tie."""
     most = max(answer.choice)

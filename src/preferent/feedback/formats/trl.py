@@ -1,8 +1,9 @@
 """TRL's columns (its documentation, "Dataset formats and types"), as `preferent reward`, `dpo` and `sft` read them.
 
-Pairs are prompt + chosen + rejected, with ``choice``: how likely the chosen reply is better. What orders more than two
-replies is prompt + completions + ranks, ratings beside it; step labels are prompt + completions + labels; what people
-wrote is prompt + completion, and their edits are pairs of the edit and what it mends.
+Pairs are prompt + chosen + rejected, with ``choice``: how likely the chosen reply is better, and ``aspects``: how
+likely in each regard that was asked about. What orders more than two replies is prompt + completions + ranks, ratings
+beside it; step labels are prompt + completions + labels; what people wrote is prompt + completion, and their edits are
+pairs of the edit and what it mends.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from preferent.config import UsageError
 from preferent.feedback import summary
-from preferent.feedback.formats.cells import Found, Names, conversation, number, sequence, short, split, word
+from preferent.feedback.formats.cells import Found, Names, conversation, mapping, number, sequence, short, split, word
 from preferent.feedback.formats.exact import COLUMNS, exact, found_exactly
 from preferent.feedback.records import (
     Answer,
@@ -39,7 +40,7 @@ SHAPES = {  # columns of a format of TRL
     "prompt + completion",
     "messages",
 }
-OURS = {"choice", "strength", "both_bad", "annotator", *COLUMNS}
+OURS = {"choice", "strength", "both_bad", "aspects", "annotator", *COLUMNS}
 NATIVE = {column for shape in SHAPES for column in shape.split(" + ")} | {"ratings"}
 EXPECTED = f"Expected one of: {' · '.join(sorted(SHAPES, key=len, reverse=True))}"
 
@@ -156,15 +157,22 @@ def joined(steps: Sequence[Messages]) -> Messages:
 
 
 def pair(data: Mapping[str, Any]) -> Choice:
-    share = number(data.get("choice", 1.0), "choice")
-    if not 0 <= share <= 1:
-        raise UsageError(f"choice: expected 0 … 1, how likely chosen is better; got {share:g}.")
     strength = data.get("strength")
+    regards = mapping(data.get("aspects") or {}, "aspects")
     return Choice(
-        (share, 1 - share),
+        shares_of(data.get("choice", 1.0), "choice"),
         None if strength is None else number(strength, "strength"),
         truth(data.get("both_bad", False), "both_bad"),
+        {name: shares_of(share, f"aspects, {name}") for name, share in regards.items() if share is not None},
     )
+
+
+def shares_of(value: Any, name: str) -> tuple[float, float]:
+    """Of the chosen and of the rejected one."""
+    share = number(value, name)
+    if not 0 <= share <= 1:
+        raise UsageError(f"{name}: expected 0 … 1, how likely chosen is better; got {share:g}.")
+    return share, 1 - share
 
 
 def placed(answer: Answer, order: Sequence[int]) -> Answer:
@@ -247,6 +255,8 @@ def judged(of: Item, judgements: Sequence[Judgement]) -> tuple[dict[str, Any], S
     if len(of.options) == 2:
         better, worse = found.order
         sides = {"chosen": list(of.options[better]), "rejected": list(of.options[worse])}
+        if regards := {name: shares[better] for name, shares in summary.aspects(judgements).items()}:
+            return {**sides, "choice": found.choice[better], **more, "aspects": regards}, found.order
         return {**sides, "choice": found.choice[better], **more}, found.order
     ranks = summary.dense([-share for share in found.choice])
     return {**replies, "ranks": list(ranks), "choice": list(found.choice), **more}, every
