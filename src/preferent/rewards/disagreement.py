@@ -20,17 +20,22 @@ def reweighted(
     takes a batch when it is asked for one, so the position of ``batches`` is all the state there is. Raises ValueError
     for models of other tokens than the batch's, and for a single member, which agrees with itself.
     """
+    refuse_unfit(reward)
+    for x in batches:
+        said = learner.map(x.replies, lambda _, cut: reward.read_replies(cut)[..., 0].T).T  # [m, r]
+        better, worse = x.better.to(said.device), x.worse.to(said.device)
+        sure = certainty(said[:, better] - said[:, worse], temperature=temperature)
+        yield replace(x, weight=x.weight * sure.to(x.weight))
+
+
+def refuse_unfit(reward: LearnedReward) -> None:
+    """Raise ValueError for an ensemble that cannot say what it disagrees on about pairs in the policy's tokens."""
     if reward.template is not None:
         raise ValueError(
             "reward models with another tokenizer or chat template than the policy's cannot weigh its pairs"
         )
     if len(reward.members) < 2:
         raise ValueError("a single reward model does not disagree with itself: train several, with --members")
-    for x in batches:
-        said = learner.map(x.replies, lambda _, cut: reward.read_replies(cut)[..., 0].T).T  # [m, r]
-        better, worse = x.better.to(said.device), x.worse.to(said.device)
-        sure = certainty(said[:, better] - said[:, worse], temperature=temperature)
-        yield replace(x, weight=x.weight * sure.to(x.weight))
 
 
 class Exploit(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt, Le
 
@@ -15,6 +15,7 @@ from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions
 if TYPE_CHECKING:
     from preferent.algorithms.dpo import Objective
     from preferent.models.policy import Follower, LanguagePolicy
+    from preferent.rewards.learned import LearnedReward
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.reference import Remembered
     from preferent.types import Algorithm, Pairs, Policy
@@ -32,6 +33,18 @@ class ReferenceOptions:
         Le(1),
     ] = None
     follow_every: Annotated[int | None, "with --follow: after every so many steps; none: after each", Gt(0)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncertaintyOptions:
+    """Uncertainty."""
+
+    uncertainty: Annotated[
+        str | None, "an ensemble of reward models: pairs on whose margin its members disagree weigh less"
+    ] = None
+    uncertainty_temperature: Annotated[
+        float, "weights are e^(-u/T), u the members' deviation, in standard deviations of their scores", Gt(0)
+    ] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class Options:
     data: DataOptions
     dpo: PairOptions = PairOptions()
     reference: ReferenceOptions = ReferenceOptions()
+    uncertainty: UncertaintyOptions = UncertaintyOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6)
     run: RunOptions
 
@@ -70,7 +84,8 @@ def run(options: Options, *, title: str = "") -> None:
     objective = objective_of(options.dpo)
     check_following(options.reference, objective)
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
-    with training.opened(options) as run:
+    doubted = [options.uncertainty.uncertainty] if options.uncertainty.uncertainty else []
+    with training.opened(options, reads=training.readable(doubted)) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_preferences, options, template)
@@ -81,8 +96,10 @@ def run(options: Options, *, title: str = "") -> None:
         if objective.referred:
             follows = options.reference.follow is not None
             reference = Follower(policy) if follows else training.reference_of(policy, batches)
+        doubt = ensemble_of(options, policy)
         if options.run.dry_run:
-            held = {"policy": policy} | ({"reference": reference} if reference else {})
+            held: dict[str, Any] = {"policy": policy} | ({"reference": reference} if reference else {})
+            held |= {f"reward {i}": member for i, member in enumerate(doubt.members if doubt else ())}
             settled = defaults(options.dpo)
             plan.show(plan.Plan(options, held, [policy], [policy], batches, updates=len(batches), settled=settled))
             return
@@ -97,9 +114,12 @@ def run(options: Options, *, title: str = "") -> None:
 
         training.trained(
             run,
-            steps(options.reference, learner, reference, batches, objective),
+            steps(
+                options.reference, learner, reference, doubting(options.uncertainty, doubt, learner, batches), objective
+            ),
             options.run,
             {"learner": learner, "data": batches}
+            | ({"uncertainty": doubt} if doubt else {})
             | ({"reference": reference} if isinstance(reference, Follower) else {}),
             title=title,
             total=len(batches),
@@ -115,6 +135,34 @@ def check_following(options: ReferenceOptions, objective: Objective) -> None:
         raise UsageError("--follow-every says how often, and without --follow the reference stays.\nGive --follow 0.6.")
     if options.follow is not None and not objective.referred:
         raise UsageError("--follow moves the reference, and this objective asks none.\nLeave --follow away.")
+
+
+def ensemble_of(options: Options, policy: LanguagePolicy) -> LearnedReward | None:
+    """What ``--uncertainty`` names. Raises UsageError for what cannot weigh the policy's pairs."""
+    from preferent.rewards.disagreement import refuse_unfit
+    from preferent.rewards.learned import LearnedReward
+    from preferent.rewards.load import load_reward
+
+    name = options.uncertainty.uncertainty
+    if name is None:
+        return None
+    reward = load_reward([name], policy.tokenizer, device=options.model.device)
+    try:
+        if not isinstance(reward, LearnedReward):
+            raise ValueError("it is no ensemble of reward models")
+        refuse_unfit(reward)
+    except ValueError as error:
+        raise UsageError(f"--uncertainty {name}: {error}.") from error
+    return reward
+
+
+def doubting(
+    options: UncertaintyOptions, doubt: LearnedReward | None, learner: LocalLearner[Any], batches: Iterable[Pairs]
+) -> Iterable[Pairs]:
+    """The batches, weighed where there is somebody to doubt them."""
+    from preferent.rewards.disagreement import reweighted
+
+    return reweighted(batches, doubt, learner, temperature=options.uncertainty_temperature) if doubt else batches
 
 
 def steps(

@@ -53,6 +53,9 @@ METHODS = (
     Method("AOT", "pairs", "dpo --objective aot", R, "Melnyk et al. 2024"),
     Method("WPO", "pairs", "dpo --weigh", R, "Zhou et al. 2024"),
     Method("TR-DPO", "pairs", "dpo --follow 0.6", R, "Gorbatovski et al. 2024"),
+    Method(
+        "uncertain pairs", "pairs", "dpo --uncertainty runs/rm", "pairs, reference, ensemble", "Houliston et al. 2024"
+    ),
     Method("DPO with likelihood (RPO)", "pairs", "dpo --likelihood 1", R, "Liu et al. 2024; Pang et al. 2024"),
     Method("KTO", "ratings", "kto", "ratings or pairs, reference", "Ethayarajh et al. 2024"),
     Method("BCO", "ratings", "kto --objective bco", "ratings or pairs, reference", "Jung et al. 2024"),
