@@ -8,7 +8,7 @@ import torch
 
 from preferent.algorithms.grpo import RLOO, Config, grpo
 from preferent.algorithms.reward_model import reward_model
-from preferent.algorithms.safe_rlhf import MOST, Constrained, CostModel, Multiplier, judged
+from preferent.algorithms.safe_rlhf import MOST, Constrained, CostModel, Multiplier, by_harm
 from preferent.data.collate import replies
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.testing import Bigram, ToySampler
@@ -173,7 +173,7 @@ def test_a_cost_model_finds_the_order_and_where_harm_begins():
     """Tokens 2 and 3 are safe, 4 and 5 harmful: of each pair the smaller token is the safer."""
     rows = [told(reply(a), reply(b), safe=(a < 4, b < 4)) for a in range(2, 6) for b in range(a + 1, 6)]
     learner = local_learner(Bigram(seed=2), lr=0.05)
-    metrics = list(reward_model(learner, [judged([rows])] * 150, objective=CostModel()))
+    metrics = list(reward_model(learner, [by_harm([rows])] * 150, objective=CostModel()))
     costs = learner.model.scores(replies([(QUESTION, [reply(token) for token in range(2, 6)])])).detach()[:, 0]
     assert costs.tolist() == sorted(costs.tolist())
     assert (costs > 0).tolist() == [False, False, True, True]
@@ -182,8 +182,8 @@ def test_a_cost_model_finds_the_order_and_where_harm_begins():
 
 def test_labels_of_harm_go_with_their_replies_whichever_is_better():
     """A row whose choice says that the rejected one is safer after all, and one that says nothing."""
-    x = judged([[told(reply(2), reply(3), safe=(False, True), choice=(0.2, 0.8)), told(reply(2), reply(4))]])
+    x = by_harm([[told(reply(2), reply(3), safe=(False, True), choice=(0.2, 0.8)), told(reply(2), reply(4))]])
     assert x.better_harm.tolist() == [-1, 0]
     assert x.worse_harm.tolist() == [1, 0]
     with pytest.raises(ValueError, match="true, false or nothing; got 'yes'"):
-        judged([[told(reply(2), reply(3), safe=("yes", None))]])
+        by_harm([[told(reply(2), reply(3), safe=("yes", None))]])

@@ -31,19 +31,19 @@ MOST = 1e4  # of λ, where the limit cannot be kept
 
 
 @dataclass(frozen=True, slots=True)
-class Judged(Pairs):
+class Harms(Pairs):
     """Pairs by harm, ``better`` the safer one, and whether each is harmful: 1 yes, -1 no, 0 nobody said."""
 
     better_harm: Tensor  # [b]
     worse_harm: Tensor  # [b]
 
 
-def judged(groups: Sequence[Sequence[Opinion]]) -> Judged:
+def by_harm(groups: Sequence[Sequence[Opinion]]) -> Harms:
     """A batch of what ``by_prompt`` gives; columns ``chosen_safe`` and ``rejected_safe`` say true, false or nothing."""
     x = grouped_pairs(groups)
     harms = [harms_of(opinion, swapped=swapped) for opinion, swapped in told_by(groups)]
     better, worse = torch.tensor(harms, dtype=torch.float32).reshape(-1, 2).T
-    return Judged(x.replies, x.better, x.worse, x.choice, x.margin, x.weight, better, worse)
+    return Harms(x.replies, x.better, x.worse, x.choice, x.margin, x.weight, better, worse)
 
 
 def harms_of(opinion: Opinion, *, swapped: bool) -> tuple[float, float]:
@@ -60,10 +60,10 @@ def harms_of(opinion: Opinion, *, swapped: bool) -> tuple[float, float]:
 class CostModel:
     """The worse of two costs more, and what is harmful costs more than 0."""
 
-    def counts(self, x: Judged) -> Mapping[str, Tensor]:
+    def counts(self, x: Harms) -> Mapping[str, Tensor]:
         return {"cost": x.weight.sum()}
 
-    def __call__(self, scorer: Scorer[Replies], x: Judged) -> Loss:
+    def __call__(self, scorer: Scorer[Replies], x: Harms) -> Loss:
         costs = scorer.scores(x.replies)[:, 0]
         safer, worse = costs[x.better], costs[x.worse]
         each = cost(safer, worse, x.better_harm, x.worse_harm, flip=1 - x.choice)

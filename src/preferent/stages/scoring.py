@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from preferent.algorithms.attributes import ByAspect, Regression, by_aspect, rated, spread
 from preferent.algorithms.listwise import Listwise, best_only, in_order, lists
 from preferent.algorithms.reward_model import BradleyTerry, Link
-from preferent.algorithms.safe_rlhf import CostModel, judged
+from preferent.algorithms.safe_rlhf import CostModel, by_harm
 from preferent.config import UsageError
 from preferent.data import collate
 from preferent.data.load import load_demonstrations, load_preferences
@@ -55,7 +55,7 @@ def recipe(how: RewardOptions) -> Recipe:
         "thurstone": partial(paired, how, preference.thurstone),
         "plackett-luce": lambda _: Told(partial(lists, told=in_order), Listwise(), own_scale, 1),
         "pick-best": lambda _: Told(partial(lists, told=best_only), Listwise(), own_scale, 1),
-        "cost": lambda _: Told(partial(faultless, judged), CostModel(), as_it_is, -1),
+        "cost": lambda _: Told(partial(faultless, by_harm), CostModel(), as_it_is, -1),
     }
     if how.objective in comparing:
         return Recipe(load_preferences, lambda rows: rows.by_prompt(), comparing[how.objective])
