@@ -82,11 +82,11 @@ def run(options: Options, *, title: str = "Reward model") -> None:
 
     if options.data.streaming:
         raise UsageError("Reward models hold their comparisons in memory, to split them among members: no --streaming.")
+    how = recipe(options.reward)
     with training.opened(options, reads=map(found, options.reward.bases)) as run:
         each = range(options.reward.members)
         scorers = members_of(options)
         template = training.template_of(scorers[0], scorers[0].tokenizer, options.data)
-        how = recipe(options.reward)
         loaded = training.loaded(how.load, options, template)
         held_out = training.held_out(how.load, options, template)
         groups = how.grouped(loaded)
