@@ -65,7 +65,7 @@ def test_ppo_with_the_kl_in_its_reward_reaches_the_best_policy():
 def test_rloo_with_the_kl_as_a_loss_reaches_it_too_where_a_reply_is_one_token():
     """An unbiased advantage and k2, whose gradient is that of the reverse KL. Total variation ≤ 0.03."""
     policy, reference, learner = started(lr=0.1, schedule=Schedule("linear", total=60))
-    objective = replace(RLOO, kl=BETA)
+    objective = replace(RLOO, kl=BETA, kl_reward=0.0)
     config = Config(group=128)
     list(
         grpo(

@@ -1,9 +1,11 @@
-"""Group-relative policy optimisation and its relatives: sample a group for each prompt, and compare it with itself.
+"""Policy gradients without a critic: replies to a prompt, or of a step, are compared with one another.
 
-They differ in three places only: how rewards become advantages, the surrogate at a token, and how tokens are averaged.
-Left out of the paper (Shao et al. 2024): its k3 term, whose gradient is that of the *forward* KL. Here the KL term is
-k2, which on-policy has the reverse KL's gradient token by token. The fixed point is not π_ref·exp(r/β): standardised
-advantages weigh every prompt alike, and a token's KL knows nothing of what comes after it.
+From REINFORCE to GRPO and its relatives they differ in three places only: how rewards become advantages, the surrogate
+at a token, and how tokens are averaged; and in whether leaving the reference is paid in the reward or in the loss.
+Left out of GRPO's paper (Shao et al. 2024): its k3 term, whose gradient is that of the *forward* KL. The KL term is
+k2, which on-policy has the reverse KL's gradient token by token. With the KL in the reward, REINFORCE, RLOO and ReMax
+have the fixed point π_ref·exp(r/β). Those with it in the loss have not: a token's KL knows nothing of what comes after
+it; nor those that standardise: every prompt weighs alike.
 """
 
 from __future__ import annotations
@@ -16,22 +18,26 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor
 
-from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
-from preferent.data.collate import episodes, logprobs
+from preferent.algorithms.credit import Estimator, InGroup, InStep, Step, from_greedy, whitened_to_go
+from preferent.algorithms.drawing import Drawing, draws
+from preferent.algorithms.rollouts import Rollouts, apart, learned, minibatches
+from preferent.algorithms.said import said, watched
 from preferent.losses import policy
-from preferent.losses.advantage import Advantage, centred, leave_one_out, standardised
-from preferent.losses.means import Average, over_budget, over_sequences, over_tokens
-from preferent.types import Algorithm, Learner, Loss, Metrics, Policy, Prompt, Reward, Sampler
+from preferent.losses.advantage import centred, leave_one_out, max_rl, standardised
+from preferent.losses.means import Average, over_budget, over_replies, over_sequences, over_tokens
+from preferent.types import Algorithm, Learner, Loss, Policy, Prompt, Reward, Sampler
 
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """A surrogate over tokens, averaged, plus a price for leaving the reference."""
 
-    advantage: Advantage = standardised
+    advantage: Estimator = InGroup(standardised)
     surrogate: policy.Surrogate = policy.clipped
     average: Average = over_sequences
-    kl: float = 0.04  # weight of the k2 estimate of KL(policy || reference), nats a token
+    kl: float = 0.04  # weight of the KL(policy || reference) as a loss, nats a token
+    kl_reward: float = 0.0  # what a nat of the reply's KL costs in the reward
+    divergence: policy.Divergence = policy.reverse  # what the loss is of which ``kl`` is the weight
 
     def counts(self, batch: Rollouts) -> Mapping[str, Tensor]:
         mask = batch.replies.learn
@@ -50,15 +56,25 @@ class Objective:
         each = self.surrogate(logp, batch.old, batch.advantage, mask)
         terms = {"policy": (1.0, self.average(each, mask))}
         if self.kl:
-            terms["kl_loss"] = (self.kl, self.average(policy.k2(logp, batch.reference), mask))
+            away = self.divergence(logp, batch.old, batch.reference, mask)
+            terms["kl_loss"] = (self.kl, self.average(away, mask))
         drift = (logp.detach() - batch.old).abs()
-        return Loss(terms, {"drift": over_tokens(drift, mask)})
+        return Loss(terms, {"drift": over_tokens(drift, mask), **apart(logp, batch.old, mask)})
 
 
 GRPO = Objective()
-DR_GRPO = Objective(centred, average=over_budget(length=1024))
-RLOO = Objective(leave_one_out, average=over_tokens)
+DR_GRPO = Objective(InGroup(centred), average=over_budget(length=1024))
 DAPO = Objective(surrogate=partial(policy.clipped, low=0.2, high=0.28), average=over_tokens, kl=0.0)
+GSPO = Objective(surrogate=policy.gspo, kl=0.0)
+CISPO = Objective(surrogate=policy.cispo, average=over_tokens, kl=0.0)
+GMPO = Objective(surrogate=policy.gmpo, kl=0.0)
+SAPO = Objective(surrogate=policy.sapo, kl=0.0)
+# Of the whole reply, without clipping: for one update a step, or with a correction for what drew.
+REINFORCE = Objective(InStep(leave_one_out), policy.reinforce, over_replies, kl=0.0, kl_reward=0.05)
+RLOO = Objective(InGroup(leave_one_out), policy.reinforce, over_replies, kl=0.0, kl_reward=0.05)
+REMAX = Objective(from_greedy, policy.reinforce, over_replies, kl=0.0, kl_reward=0.05)
+MAX_RL = Objective(InGroup(max_rl), policy.reinforce, over_replies, kl=0.0)
+REINFORCE_PLUS = Objective(whitened_to_go, policy.clipped, over_tokens, kl=0.0, kl_reward=0.01)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +97,18 @@ def grpo(
     config: Config = Config(),
     seed: int = 0,
     recompute: bool = False,
+    how: Drawing = Drawing(),
 ) -> Algorithm:
     """One step for each batch of prompts: sample, score, compare, update.
 
     ``recompute`` where the learner's arithmetic is not the sampler's (bf16): the ratio then starts at 1 all the same.
     """
-    for questions in prompts:
-        sampler.load(learner.weights(), learner.version)
-        groups = sampler.sample(questions, config.group)
-        flat = [episode for group in groups for episode in group]
-        scores, parts = scored(reward, flat)
-        x = episodes(groups)
-        old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if recompute else logprobs(groups)
-        said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
-        gain = objective.advantage(scores.view(-1, config.group)).view(-1, 1).expand(old.shape)
-        batch = Rollouts(x, old, said, gain)
-
-        metrics: Metrics = {}
-        for mini in minibatches(batch, config.mini_batch, config.grpo_epochs, key=seed + learner.version):
-            metrics = learner.update(mini, objective)
-            if metrics["skipped"]:
-                break
-        kl = policy.k1(old, said).sum(-1).mean().item()
-        yield {**metrics, **parts, **described(flat, scores, x, old), "kl": kl}
+    for drawn in draws(learner, sampler, reward, prompts, config.group, how):
+        of = said(learner, reference, drawn, how, recompute=recompute)
+        scores, parts = drawn.marks
+        price = objective.kl_reward * policy.k1(of.old, of.reference)
+        step = Step(config.group, scores, price, of.counted.learn, parts, drawn.greedy)
+        gain = objective.advantage(step) * of.weight
+        batch = Rollouts(of.counted, of.old, of.reference, gain)
+        minis = minibatches(batch, config.mini_batch, config.grpo_epochs, key=seed + learner.version)
+        yield {**learned(learner, minis, objective), **watched(drawn, of, how)}

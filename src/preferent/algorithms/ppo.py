@@ -13,13 +13,14 @@ from typing import Annotated
 from annotated_types import Gt
 from torch import Tensor
 
-from preferent.algorithms.rollouts import Rollouts, described, minibatches, scored
-from preferent.data.collate import episodes, logprobs
+from preferent.algorithms.drawing import Drawing, draws
+from preferent.algorithms.rollouts import Rollouts, apart, learned, minibatches
+from preferent.algorithms.said import said, watched
 from preferent.losses import policy
 from preferent.losses.advantage import gae, whiten
 from preferent.losses.means import over_tokens
 from preferent.rewards.shaping import AdaptiveKL, kl_in_reward
-from preferent.types import ActorCritic, Algorithm, Learner, Loss, Metrics, Policy, Prompt, Reward, Sampler
+from preferent.types import ActorCritic, Algorithm, Learner, Loss, Policy, Prompt, Reward, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Objective:
         metrics = {
             "drift": over_tokens((moved - 1).abs(), mask),
             "clipped": over_tokens(((moved - 1).abs() > config.clip).float(), mask),
+            **apart(logp, batch.old, mask),
         }
         terms = {"policy": (1.0, over_tokens(actor, mask)), "value": (config.value_weight, over_tokens(critic, mask))}
         return Loss(terms, metrics)
@@ -80,34 +82,24 @@ def ppo(
     config: Config = Config(),
     seed: int = 0,
     recompute: bool = False,
+    how: Drawing = Drawing(),
 ) -> Algorithm:
     """One step for each batch of prompts: respond, score, pay for KL, estimate advantages, update, adapt the price.
 
     ``recompute`` where the learner's arithmetic is not the sampler's (bf16): the ratio then starts at 1 all the same.
     """
     objective = Objective(config)
-    for questions in prompts:
-        sampler.load(learner.weights(), learner.version)
-        groups = sampler.sample(questions, 1)
-        flat = [episode for group in groups for episode in group]
-        scores, parts = scored(reward, flat)
-        x = episodes(groups)
-        old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if recompute else logprobs(groups)
-        said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
-        values = learner.map(x, lambda model, cut: model.values(cut)).to(old.device)
-        rewards = kl_in_reward(scores, old, said, x.learn, beta=price.beta)
+    for drawn in draws(learner, sampler, reward, prompts, 1, how):
+        of = said(learner, reference, drawn, how, recompute=recompute)
+        x, mask = of.replies, of.counted.learn
+        values = learner.map(x, lambda model, cut: model.values(cut)).to(of.old.device)
+        rewards = kl_in_reward(drawn.marks.scores, of.old, of.reference, x.learn, beta=price.beta)
         gain, target = gae(rewards, values, x.learn, gamma=config.gamma, lam=config.lam)
         if config.whiten_advantages:
-            gain = whiten(gain, x.learn)
-        batch = Critiqued(x, old, said, gain, value=values[:, :-1], target=target)
-
-        metrics: Metrics = {}
-        key = seed + learner.version
-        for mini in minibatches(batch, config.mini_batch, config.ppo_epochs, key=key):
-            metrics = learner.update(mini, objective)
-            if metrics["skipped"]:
-                break
-        kl = policy.k1(old, said).sum(-1).mean().item()
+            gain = whiten(gain, mask)
+        batch = Critiqued(of.counted, of.old, of.reference, gain * of.weight, value=values[:, :-1], target=target)
+        minis = minibatches(batch, config.mini_batch, config.ppo_epochs, key=seed + learner.version)
+        told = {**learned(learner, minis, objective), **watched(drawn, of, how)}
         paid = price.beta
-        price.update(kl, len(flat))
-        yield {**metrics, **parts, **described(flat, scores, x, old), "kl": kl, "kl_price": paid}
+        price.update(told["kl"], len(drawn.groups))
+        yield {**told, "kl_price": paid}

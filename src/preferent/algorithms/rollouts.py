@@ -1,36 +1,58 @@
-"""What policy-gradient methods learn from: replies of the policy, marked."""
+"""What policy-gradient methods learn from: replies of the policy, marked, and how a step learns from them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from preferent.types import Batch, Episode, Metrics, PerReply, Replies, Reward
+from preferent.losses.means import over_tokens
+from preferent.losses.policy import k3
+from preferent.types import Batch, Episode, Learner, Mean, Metrics, Objective, PerReply, Replies, Reward
 
 B = TypeVar("B", bound=Batch)
+M = TypeVar("M")
+MISMATCH = ("mismatch", "mismatch_k3")
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts(PerReply):
     """Drawn replies, with what was said of each token when it was drawn. All [r, t]."""
 
-    old: Tensor  # log-probability under the policy that drew it
+    old: Tensor  # log-probability under the policy that drew it, or the learner's own before the step
     reference: Tensor  # log-probability under the reference
     advantage: Tensor
 
 
-def scored(reward: Reward, episodes: Sequence[Episode]) -> tuple[Tensor, Metrics]:
-    """Scores [r], and the means of their parts. Raises ValueError where there is not one score for each episode."""
+class Marks(NamedTuple):
+    """What a reward said of episodes, and by name what each of its parts did."""
+
+    scores: Tensor  # [r]
+    parts: Mapping[str, Tensor]  # [r] each; 0 where a score lacks the part
+
+
+def marked(reward: Reward, episodes: Sequence[Episode]) -> Marks:
+    """Scores and their parts. Raises ValueError where there is not one score for each episode."""
     scores = reward(episodes)
     if len(scores) != len(episodes):
         raise ValueError(f"the reward gave {len(scores)} scores for {len(episodes)} episodes; expected one for each")
     names = sorted({name for score in scores for name in score.parts})
-    parts = {f"reward/{name}": sum(s.parts.get(name, 0.0) for s in scores) / len(scores) for name in names}
-    return torch.tensor([score.value for score in scores], dtype=torch.float32), parts
+    parts = {name: torch.tensor([s.parts.get(name, 0.0) for s in scores], dtype=torch.float64) for name in names}
+    return Marks(torch.tensor([score.value for score in scores], dtype=torch.float32), parts)
+
+
+def averaged(parts: Mapping[str, Tensor]) -> Metrics:
+    """The mean of each part."""
+    return {f"reward/{name}": sum(values.tolist()) / len(values) for name, values in parts.items()}
+
+
+def scored(reward: Reward, episodes: Sequence[Episode]) -> tuple[Tensor, Metrics]:
+    """Scores [r], and the means of their parts."""
+    scores, parts = marked(reward, episodes)
+    return scores, averaged(parts)
 
 
 def described(episodes: Sequence[Episode], scores: Tensor, replies: Replies, logprobs: Tensor) -> Metrics:
@@ -46,6 +68,29 @@ def described(episodes: Sequence[Episode], scores: Tensor, replies: Replies, log
         "ended": sum(episode.stop != "length" for episode in episodes) / len(episodes),
         "entropy": -(logprobs * replies.learn).sum().item() / max(drawn, 1),
     }
+
+
+def apart(logp: Tensor, old: Tensor, mask: Tensor) -> dict[str, Mean]:
+    """How far the learner is from what drew: mean |Δ log p| of a token, and the k3 estimate of KL(old ‖ learner)."""
+    now = logp.detach().where(mask, 0)
+    old = old.where(mask, 0)
+    both = (now - old).abs(), k3(old, now)
+    return dict(zip(MISMATCH, (over_tokens(each, mask) for each in both), strict=True))
+
+
+def learned(learner: Learner[M], batches: Iterable[Any], objective: Objective[M, Any]) -> Metrics:
+    """An update for each mini-batch, up to one that gives no number; what the last of them said.
+
+    The mismatch is the first one's, whose policy has not moved: between the learner and whoever said ``old``.
+    """
+    first: Metrics = {}
+    metrics: Metrics = {}
+    for batch in batches:
+        metrics = learner.update(batch, objective)
+        first = first or metrics
+        if metrics["skipped"]:
+            break
+    return {**metrics, **{name: first[name] for name in MISMATCH if name in first}}
 
 
 def minibatches(batch: B, size: int, epochs: int, *, key: int) -> Iterator[B]:

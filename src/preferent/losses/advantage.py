@@ -34,6 +34,18 @@ def leave_one_out(rewards: Tensor) -> Tensor:
     return centred(rewards) * n / (n - 1)
 
 
+def max_rl(rewards: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """Reward less the group's mean, by that mean + eps: maximum-likelihood RL (Tajwar et al. 2026, eq. 10).
+
+    Where rewards say right (1) or wrong (0), its expected gradient is Σₖ (1 - p)ᵏ·∇p, k = 0 … n - 2, with p = P(right):
+    that of log p, truncated. A group with nothing right gives none. Raises ValueError for a negative reward or n < 2.
+    """
+    needs_siblings(rewards)
+    if (rewards < 0).any():
+        raise ValueError(f"max_rl divides by a group's mean reward: rewards are to be 0 or more, not {rewards.min():g}")
+    return centred(rewards) / (rewards.mean(-1, keepdim=True) + eps)
+
+
 def needs_siblings(rewards: Tensor) -> None:
     """Raise ValueError where a group is one reply."""
     if rewards.shape[-1] < 2:
@@ -78,6 +90,12 @@ def gae(
         backwards.append(following.where(here, 0))
     advantage = torch.stack(backwards[::-1], 1)
     return advantage, (advantage + values[:, :width]).where(mask, 0)
+
+
+def to_go(rewards: Tensor, mask: Tensor) -> Tensor:
+    """[r, t]: at each token under the mask the sum of the rewards from there on; 0 off it."""
+    own = rewards.where(mask, 0)
+    return own.flip(-1).cumsum(-1).flip(-1).where(mask, 0)
 
 
 def last(mask: Tensor) -> Tensor:

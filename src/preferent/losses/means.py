@@ -66,3 +66,6 @@ over_tokens = Average(divisor=no_division, count=tokens_in)
 
 over_sequences = Average(divisor=lengths, count=replies_in)
 """Every reply weighs the same, so a token of a long one weighs less: GRPO (Shao et al. 2024, eq. 3)."""
+
+over_replies = Average(divisor=no_division, count=replies_in)
+"""A reply's tokens summed, so that a log-probability is the whole reply's: REINFORCE and RLOO."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from preferent.losses.means import lengths
 
 Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+Correction = Callable[[Tensor, Tensor, Tensor], Tensor]  # (learner's log p, sampler's, mask) -> weight, each [r, t]
+Divergence = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (logp, old, reference, mask) -> loss, each [r, t]
 
 
 def reinforce(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
@@ -65,9 +68,59 @@ def gspo(
     return -(ratio * advantage).minimum(ratio.clamp(1 - low, 1 + high) * advantage)
 
 
+def gmpo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, low: float = 0.4, high: float = 0.4) -> Tensor:
+    """-A·(geometric mean of the tokens' clipped ratios): Zhao et al. 2025, eq. 4.
+
+    Each log-ratio is clipped to [-low, high], on the side that ``clipped`` clips, before the mean; so one token far off
+    neither drives the reply nor silences it. One advantage a reply; every token carries its reply's loss, as in GSPO.
+    """
+    advantage = advantage.where(mask, 0)
+    moved, sign = (logp - old).where(mask, 0), advantage.sign()
+    kept = sign * (sign * moved).minimum(sign * moved.clamp(-low, high))
+    return -advantage * (kept.sum(-1, keepdim=True) / lengths(mask).unsqueeze(-1)).exp()
+
+
+def sapo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, up: float = 1.0, down: float = 1.05) -> Tensor:
+    """-(4/τ)·σ(τ(ρ - 1))·A, τ = ``up`` where A > 0 and ``down`` elsewhere: Gao et al. 2025, eq. 5 and 6.
+
+    A soft gate in place of clipping: its slope is 1 on-policy and falls off smoothly on both sides, faster downwards.
+    """
+    advantage = advantage.where(mask, 0)
+    steep = torch.where(advantage > 0, up, down)
+    gate = (steep * (token_ratio(logp, old, mask) - 1)).sigmoid() * 4 / steep
+    return -gate * advantage
+
+
 def token_ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """exp(logp - old), 1 off the mask."""
     return (logp - old).where(mask, 0).exp()
+
+
+# Between the policy that drew a reply (``behaviour``: the sampler's arithmetic, on weights that may be older) and the
+# one that learns from it. The weight multiplies the advantage; nothing is differentiated through it.
+
+
+def truncated(logp: Tensor, behaviour: Tensor, mask: Tensor, *, cap: float = 2.0, whole: bool = False) -> Tensor:
+    """min(ρ, cap) with ρ = p/p_behaviour of each token, or with ``whole`` of the reply: truncated importance sampling.
+
+    Ionides 2008; for samplers that are not quite the learner: Yao et al. 2025. 0 off the mask. The reply's ratio is
+    without bias up to ``cap``; a token's knows nothing of what came before it, and varies less.
+    """
+    return importance(logp, behaviour, mask, whole=whole).clamp(max=cap).where(mask, 0)
+
+
+def masked(
+    logp: Tensor, behaviour: Tensor, mask: Tensor, *, cap: float = 2.0, low: float = 0.0, whole: bool = False
+) -> Tensor:
+    """ρ where low ≤ ρ ≤ cap, else 0: what is too far off is left out instead of capped (masked importance sampling)."""
+    ratio = importance(logp, behaviour, mask, whole=whole)
+    return ratio.where(mask & (ratio >= low) & (ratio <= cap), 0)
+
+
+def importance(logp: Tensor, behaviour: Tensor, mask: Tensor, *, whole: bool) -> Tensor:
+    """p/p_behaviour [r, t] without gradient: each token's, or the whole reply's at each of its tokens."""
+    moved = (logp - behaviour).detach().where(mask, 0)
+    return (moved.sum(-1, keepdim=True).expand(moved.shape) if whole else moved).exp()
 
 
 def clipped_value(value: Tensor, old: Tensor, target: Tensor, *, clip: float) -> Tensor:
@@ -101,3 +154,13 @@ def k3(logp: Tensor, reference: Tensor) -> Tensor:
     Multiplied by the importance ratio ``token_ratio(logp, old)`` it has that of the reverse KL.
     """
     return (reference - logp).expm1() - (reference - logp)
+
+
+def reverse(logp: Tensor, old: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """k2 as a loss: the reverse KL's gradient as long as the policy is the one that drew. 0 off the mask."""
+    return k2(logp, reference).where(mask, 0)
+
+
+def reverse_off_policy(logp: Tensor, old: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+    """ρ·k3 with ρ = exp(logp - old), differentiated through both: the reverse KL's gradient after the policy moved."""
+    return token_ratio(logp, old, mask) * k3(logp.where(mask, 0), reference.where(mask, 0))

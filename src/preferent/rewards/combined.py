@@ -37,3 +37,28 @@ class EndRewarded:
             score if episode.stop != "length" else Score(score.value - self.penalty, score.parts)
             for episode, score in zip(episodes, self.reward(episodes), strict=True)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class SoftOverlong:
+    """A reply in its last ``buffer`` tokens before ``longest`` is worth less: linearly, to ``weight`` less at the end.
+
+    DAPO's soft over-long punishment (Yu et al. 2025, eq. 13), for replies that cannot be longer than ``longest``: 0 up
+    to longest - buffer, then (longest - buffer - length)/buffer, floored at -1. It is a part named ``overlong``.
+    """
+
+    reward: Reward
+    longest: int  # tokens
+    buffer: int  # tokens
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer <= self.longest:
+            raise ValueError(f"expected a buffer of 1 to {self.longest} tokens, the longest reply; got {self.buffer}")
+
+    def __call__(self, episodes: Sequence[Episode], /) -> list[Score]:
+        prices = [max(-1.0, min(0.0, (self.longest - self.buffer - len(e.tokens)) / self.buffer)) for e in episodes]
+        return [
+            Score(score.value + self.weight * price, {**score.parts, "overlong": price})
+            for score, price in zip(self.reward(episodes), prices, strict=True)
+        ]

@@ -1,0 +1,139 @@
+"""How a step of every sampling method begins: replies are drawn and scored, on time or ahead of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from preferent.algorithms.ahead import Ahead, lagged
+from preferent.algorithms.rollouts import Marks, marked
+from preferent.losses.policy import Correction
+from preferent.types import Episode, Learner, Policy, Prompt, Reward, Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How a step's replies are drawn, and which of them count.
+
+    With ``max_staleness`` s, the replies that are learned from at step i were drawn with the weights after step i - s
+    (after a start, with those of the start), while the learner updated. It takes a sampler with a policy of its own.
+    """
+
+    max_staleness: int = 0  # steps; 0 draws with the weights that learn
+    attempts: int = 0  # further batches of prompts in place of those whose replies all score the same
+    mask_truncated: bool = False  # replies cut off at their length leave the loss, but are compared with as before
+    greedy: Sampler | None = None  # says each prompt's likeliest reply, for a baseline
+    correction: Correction | None = (
+        None  # for weights, or arithmetic, that are not the learner's: asks for its own word
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A step's replies: as many to each prompt, in the order of the prompts."""
+
+    groups: Sequence[Sequence[Episode]]
+    marks: Marks
+    greedy: Tensor | None = None  # [p]: the score of each prompt's likeliest reply, where it was asked for
+    batches: int = 1  # of prompts that it took
+
+    @property
+    def flat(self) -> list[Episode]:
+        return [episode for group in self.groups for episode in group]
+
+    def even(self) -> list[bool]:
+        """For each prompt whether its replies all have one score; a score that is no number is like no other."""
+        grouped = self.marks.scores.view(len(self.groups), -1)
+        return [bool(same) for same in grouped.amax(-1) == grouped.amin(-1)]
+
+
+def draws(
+    learner: Learner[Policy],
+    sampler: Sampler,
+    reward: Reward,
+    prompts: Iterable[Sequence[Prompt]],
+    n: int,
+    how: Drawing = Drawing(),
+) -> Iterator[Drawn]:
+    """``n`` replies to each prompt of each batch, scored."""
+    draw = Draw(
+        sampler, reward, iter(prompts), n, how, prompts.drawing if isinstance(prompts, Ahead) else nullcontext()
+    )
+
+    def begin() -> Callable[[], Drawn | None]:
+        weights = learner.weights()
+        if how.max_staleness:  # they will have moved by then
+            weights = {k: v.detach().clone() if v.requires_grad else v for k, v in weights.items()}
+        return partial(draw, weights, learner.version)
+
+    for drawn in lagged(begin, how.max_staleness):
+        if isinstance(prompts, Ahead):
+            prompts.consumed(drawn.batches)
+        yield drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Draws the replies of a step, wherever it runs."""
+
+    sampler: Sampler
+    reward: Reward
+    coming: Iterator[Sequence[Prompt]]
+    n: int
+    how: Drawing
+    turn: AbstractContextManager[object]
+
+    def __call__(self, weights: Mapping[str, Tensor], version: int) -> Drawn | None:
+        with self.turn:
+            for each in (self.sampler, self.how.greedy):
+                if each is not None:
+                    each.load(weights, version)
+            questions = next(self.coming, None)
+            return None if questions is None else self.spread(questions)
+
+    def spread(self, questions: Sequence[Prompt]) -> Drawn:
+        """Replies to these questions, or where all of a prompt's score the same, to others of the next batches."""
+        drawn, seen = self.ask(questions), {prompt.tokens for prompt in questions}
+        for _ in range(self.how.attempts):
+            more = next(self.coming, None) if any(drawn.even()) else None
+            if more is None:
+                break
+            # A prompt that was asked with these weights would get the same replies.
+            new = [prompt for prompt in more if prompt.tokens not in seen]
+            seen |= {prompt.tokens for prompt in new}
+            drawn = replace(refilled(drawn, self.ask(new)) if new else drawn, batches=drawn.batches + 1)
+        return drawn
+
+    def ask(self, questions: Sequence[Prompt]) -> Drawn:
+        groups = self.sampler.sample(questions, self.n)
+        marks = marked(self.reward, [episode for group in groups for episode in group])
+        if self.how.greedy is None:
+            return Drawn(groups, marks)
+        likeliest = [episode for group in self.how.greedy.sample(questions, 1) for episode in group]
+        return Drawn(groups, marks, marked(self.reward, likeliest).scores)
+
+
+def refilled(drawn: Drawn, more: Drawn) -> Drawn:
+    """Groups without spread replaced by others that have some, as far as there are any."""
+    even = [p for p, same in enumerate(drawn.even()) if same]
+    found = [p for p, same in enumerate(more.even()) if not same][: len(even)]
+    taken = dict(zip(even, found, strict=False))
+    n = len(drawn.groups[0])
+
+    def mixed(mine: Tensor, other: Tensor, each: int) -> Tensor:
+        mine = mine.clone().view(-1, each)
+        mine[list(taken)] = other.view(-1, each)[list(taken.values())]
+        return mine.view(-1)
+
+    zeros = torch.zeros(len(more.marks.scores), dtype=torch.float64)
+    parts = {name: mixed(part, more.marks.parts.get(name, zeros), n) for name, part in drawn.marks.parts.items()}
+    greedy = None
+    if drawn.greedy is not None and more.greedy is not None:
+        greedy = mixed(drawn.greedy, more.greedy, 1)
+    groups = [more.groups[taken[p]] if p in taken else group for p, group in enumerate(drawn.groups)]
+    return Drawn(groups, Marks(mixed(drawn.marks.scores, more.marks.scores, n), parts), greedy)
