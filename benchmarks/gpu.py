@@ -43,6 +43,7 @@ from torch import Tensor
 
 from preferent.algorithms import grpo as groups
 from preferent.algorithms.dpo import DPO, referred
+from preferent.algorithms.drawing import Drawing
 from preferent.algorithms.rollouts import Rollouts
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
@@ -209,7 +210,7 @@ class Bench(Race):
         asked = [self.prompts(n, i) for i in range(self.rounds + 1)]
         steps = groups.grpo(
             local_learner(policy, bf16=self.bf16), policy.frozen(), self.sampler(policy, half=self.bf16), even, asked,
-            config=groups.Config(group=each), recompute=self.bf16,
+            config=groups.Config(group=each), how=Drawing(recompute=self.bf16),
         )  # fmt: skip
         other = self.halved()
 
@@ -242,7 +243,9 @@ class Bench(Race):
             if kind == "grpo":  # TRL's replies have no end, so ours have none: all are as long as can be
                 sampler = LocalSampler(policy, max_new_tokens=self.size.lengths[1], end_tokens=(), half=self.bf16)
                 config = groups.Config(group=each)
-                steps = groups.grpo(learner, reference, sampler, even, batches, config=config, recompute=self.bf16)
+                steps = groups.grpo(
+                    learner, reference, sampler, even, batches, config=config, how=Drawing(recompute=self.bf16)
+                )
             objective: Any = {"sft": Likelihood(), "dpo": DPO, "grpo": groups.GRPO}[kind]
 
             def here(i: int) -> Any:

@@ -1,4 +1,4 @@
-"""Drawing for the step at hand, and ahead of it: which weights drew, which prompts came, and what a checkpoint knows."""
+"""Drawing for the step at hand, and ahead of it: which weights drew, which prompts came, what a checkpoint knows."""
 
 import threading
 import time

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from preferent.algorithms import ppo as ppo_
+from preferent.algorithms.drawing import Drawing
 from preferent.algorithms.grpo import DAPO, DR_GRPO, GRPO, RLOO, Config, grpo
 from preferent.data.batches import Batches
 from preferent.losses.means import over_budget
@@ -188,10 +189,11 @@ def test_in_bf16_the_learner_says_for_itself_what_it_thought_of_a_reply(tmp_path
         model = policy if name == "grpo" else actor_critic(policy)
         learner = local_learner(model, lr=1e-3, bf16=True)
         given = (learner, policy.frozen(), LocalSampler(policy, max_new_tokens=12), twos_that_end, [PROMPTS])
+        how = Drawing(recompute=recompute)
         if name == "grpo":
-            return next(grpo(*given, recompute=recompute))["drift"]
+            return next(grpo(*given, how=how))["drift"]
         config = ppo_.Config(ppo_epochs=1, mini_batch=6)
-        return next(ppo_.ppo(*given, price=AdaptiveKL(0.1), config=config, recompute=recompute))["drift"]
+        return next(ppo_.ppo(*given, price=AdaptiveKL(0.1), config=config, how=how))["drift"]
 
     assert first_drift(recompute=True) <= 1e-6
     assert first_drift(recompute=False) > 1e-5

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 from preferent.algorithms import grpo, ppo
+from preferent.algorithms.drawing import Drawing
 from preferent.data.collate import episodes, logprobs
 from preferent.models.half import can_halve, halved, halves, size_of_half
 from preferent.models.load import actor_critic, load_policy, with_adapter
@@ -109,9 +110,9 @@ def steps_of(kind, policy, bf16):
     learner = local_learner(policy if kind == "grpo" else actor_critic(policy), lr=1e-3, bf16=bf16)
     given = (learner, policy.frozen(), LocalSampler(policy, max_new_tokens=8, half=True), rewarded, [PROMPTS] * 3)
     if kind == "grpo":
-        return learner, grpo.grpo(*given, config=grpo.Config(group=4), recompute=True)
+        return learner, grpo.grpo(*given, config=grpo.Config(group=4), how=Drawing(recompute=True))
     config = ppo.Config(ppo_epochs=1)
-    return learner, ppo.ppo(*given, price=AdaptiveKL(0.1), config=config, recompute=True)
+    return learner, ppo.ppo(*given, price=AdaptiveKL(0.1), config=config, how=Drawing(recompute=True))
 
 
 @pytest.mark.parametrize("kind", ["grpo", "ppo"])

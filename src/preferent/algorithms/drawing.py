@@ -28,9 +28,8 @@ class Drawing:
     attempts: int = 0  # further batches of prompts in place of those whose replies all score the same
     mask_truncated: bool = False  # replies cut off at their length leave the loss, but are compared with as before
     greedy: Sampler | None = None  # says each prompt's likeliest reply, for a baseline
-    correction: Correction | None = (
-        None  # for weights, or arithmetic, that are not the learner's: asks for its own word
-    )
+    recompute: bool = False  # ask the learner for the old log-probabilities: in bf16 it has an arithmetic of its own
+    correction: Correction | None = None  # of what older weights, or other arithmetic, drew; recomputes, too
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,15 +96,11 @@ def grpo(
     objective: Objective = GRPO,
     config: Config = Config(),
     seed: int = 0,
-    recompute: bool = False,
     how: Drawing = Drawing(),
 ) -> Algorithm:
-    """One step for each batch of prompts: sample, score, compare, update.
-
-    ``recompute`` where the learner's arithmetic is not the sampler's (bf16): the ratio then starts at 1 all the same.
-    """
+    """One step for each batch of prompts: sample, score, compare, update."""
     for drawn in draws(learner, sampler, reward, prompts, config.group, how):
-        of = said(learner, reference, drawn, how, recompute=recompute)
+        of = said(learner, reference, drawn, how)
         scores, parts = drawn.marks
         price = objective.kl_reward * policy.k1(of.old, of.reference)
         step = Step(config.group, scores, price, of.counted.learn, parts, drawn.greedy)

@@ -26,12 +26,10 @@ class Said:
     weight: Tensor | float = 1.0  # of the advantage, where there is a correction
 
 
-def said(
-    learner: Learner[Policy], reference: Policy, drawn: Drawn, how: Drawing = Drawing(), *, recompute: bool = False
-) -> Said:
-    """Ask the reference, and where its own word is wanted the learner: ``recompute``, or to correct for what drew."""
+def said(learner: Learner[Policy], reference: Policy, drawn: Drawn, how: Drawing = Drawing()) -> Said:
+    """Ask the reference, and where its own word is wanted the learner."""
     x, behaviour = episodes(drawn.groups), logprobs(drawn.groups)
-    own = recompute or how.correction is not None
+    own = how.recompute or how.correction is not None
     old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if own else behaviour
     theirs = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
     counted, weight = x, 1.0 if how.correction is None else how.correction(old, behaviour, x.learn)

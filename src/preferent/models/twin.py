@@ -1,4 +1,4 @@
-"""A policy of its own for a sampler that draws while the learner updates: what is trained is copied, the rest shared."""
+"""A policy of its own for a sampler that draws while the learner updates: what is trained is copied, not the rest."""
 
 from __future__ import annotations
 

@@ -1,16 +1,21 @@
-"""GRPO and its relatives from the command line."""
+"""GRPO and its relatives, from REINFORCE on, from the command line."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge
 
 from preferent.algorithms.grpo import Config
-from preferent.config import group
-from preferent.stages.online import RewardOptions
+from preferent.config import UsageError, group
+from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+
+if TYPE_CHECKING:
+    from preferent.algorithms.grpo import Objective
+
+ALONE = {"remax", "reinforce++", "reinforce"}  # of one reply to a prompt, they can still say how good it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,19 +23,34 @@ class ObjectiveOptions:
     """Objective."""
 
     objective: Annotated[
-        Literal["grpo", "dr-grpo", "rloo", "dapo"], "advantage, surrogate and average of the named paper"
-    ] = "grpo"
-    kl: Annotated[float | None, "weight of the KL to the reference; none: the objective's own", Ge(0)] = None
+        Literal[
+            "grpo", "dr-grpo", "dapo", "gspo", "cispo", "gmpo", "sapo", "gdpo",
+            "rloo", "reinforce", "reinforce++", "remax", "max-rl",
+        ],
+        "advantage, surrogate and average of the named paper; rloo, reinforce, remax and max-rl do not clip",
+    ] = "grpo"  # fmt: skip
+    kl: Annotated[float | None, "weight of the KL to the reference as a loss; none: the objective's own", Ge(0)] = None
+    kl_reward: Annotated[
+        float | None, "what a nat of KL costs in the reward instead; none: the objective's own", Ge(0)
+    ] = None
+    kl_estimate: Annotated[
+        Literal["k2", "k3"],
+        "of the KL as a loss; k2 is right on-policy, k3 times the ratio also after the policy moved",
+    ] = "k2"
+    resample: Annotated[
+        int, "further batches of prompts in place of those whose replies all score the same (DAPO); 0: none", Ge(0)
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Reinforcement learning on groups of replies: each is compared with its siblings, so there is no critic.
+    """Reinforcement learning without a critic: a reply is compared with its siblings, or with others of its step.
 
     Prompts come from --data (``prompt``, or conversations that end with the user's turn).
 
     Examples:
         preferent grpo --model runs/sft --reward runs/rm --data prompts.jsonl --out runs/grpo
+        preferent grpo --model runs/sft --reward runs/rm --data prompts.jsonl --objective rloo --group 4 --out runs/rloo
         preferent grpo --model runs/sft --reward maths.py:right --data gsm8k.jsonl --objective dapo --out runs/dapo
     """
 
@@ -40,57 +60,144 @@ class Options:
     reward: RewardOptions
     groups: Config = field(default_factory=Config)
     objective: ObjectiveOptions = ObjectiveOptions()
+    drawing: DrawingOptions = DrawingOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=16)
     run: RunOptions
 
 
-def run(options: Options, *, title: str = "") -> None:
-    """Train, and write the policy as a Hugging Face folder."""
+def objective_of(options: Options) -> Objective:
+    """The objective that is named, with the KL where it is wanted."""
     from preferent.algorithms import grpo as algorithm
-    from preferent.data.load import load_prompts
+    from preferent.losses import policy
     from preferent.losses.means import over_budget
-    from preferent.models.load import save
-    from preferent.stages import online, plan, training
 
     objectives = {
         "grpo": algorithm.GRPO,
         "dr-grpo": replace(algorithm.DR_GRPO, average=over_budget(length=options.sampling.max_new_tokens)),
-        "rloo": algorithm.RLOO,
         "dapo": algorithm.DAPO,
+        "gspo": algorithm.GSPO,
+        "cispo": algorithm.CISPO,
+        "gmpo": algorithm.GMPO,
+        "sapo": algorithm.SAPO,
+        "gdpo": algorithm.GRPO,  # with another advantage, once the names of the rewards are known
+        "rloo": algorithm.RLOO,
+        "reinforce": algorithm.REINFORCE,
+        "reinforce++": algorithm.REINFORCE_PLUS,
+        "remax": algorithm.REMAX,
+        "max-rl": algorithm.MAX_RL,
     }
-    objective = objectives[options.objective.objective]
-    if options.objective.kl is not None:
-        objective = replace(objective, kl=options.objective.kl)
+    asked = options.objective
+    if asked.kl and asked.kl_reward:
+        raise UsageError("--kl is paid in the loss and --kl-reward in the reward: give one of them.")
+    objective = objectives[asked.objective]
+    if asked.kl_estimate == "k3":
+        objective = replace(objective, divergence=policy.reverse_off_policy)
+    if asked.kl is not None:
+        objective = replace(objective, kl=asked.kl, kl_reward=objective.kl_reward if not asked.kl else 0.0)
+    if asked.kl_reward is not None:
+        objective = replace(objective, kl_reward=asked.kl_reward, kl=objective.kl if not asked.kl_reward else 0.0)
+    refuse(options, objective)
+    return objective
+
+
+def refuse(options: Options, objective: Objective) -> None:
+    """Raise UsageError where an objective lacks what it is made from."""
+    from preferent.losses.policy import reinforce
+
+    name, groups, drawing = options.objective.objective, options.groups, options.drawing
+    if groups.group < 2 and (name not in ALONE or options.objective.resample):
+        what = f"--objective {name}" if name not in ALONE else "--resample"
+        raise UsageError(
+            f"{what} compares the replies to a prompt, so it needs --group 2 or more. "
+            "Of a single reply, --objective reinforce, reinforce++ and remax learn too."
+        )
+    if name == "reinforce" and groups.group * options.optimiser.batch < 2:
+        raise UsageError(
+            "--objective reinforce compares the replies of a step: take a --batch or --group of 2 or more."
+        )
+    if objective.surrogate is reinforce:
+        several = groups.grpo_epochs > 1 or groups.mini_batch < options.optimiser.batch
+        if several:
+            raise UsageError(
+                f"--objective {name} is right for the policy that drew, so for one update a step: take --grpo-epochs 1 "
+                "and a --mini-batch of at least --batch, or an objective that clips."
+            )
+        if drawing.max_staleness and drawing.correction == "none":
+            raise UsageError(
+                f"--objective {name} knows nothing of the weights that drew: with --max-staleness, take --correction "
+                "truncated or masked, or an objective that clips."
+            )
+    if name == "gdpo":
+        if len(options.reward.reward) < 2:
+            raise UsageError("--objective gdpo normalises several rewards apart: name two or more with --reward.")
+        if options.reward.end_penalty:
+            raise UsageError(
+                "--objective gdpo looks at each --reward by itself, so it would not see --end-penalty: give "
+                "--end-penalty 0, and a reward of its own, or --overlong-buffer, if replies run on."
+            )
+        if objective.kl_reward:
+            raise UsageError("--objective gdpo rescales rewards, so a --kl-reward would have no price: take --kl.")
+
+
+def weights_in(reward: Any) -> dict[str, float]:
+    """The weight of each reward in a sum, by the name of its part."""
+    from preferent.rewards.combined import SoftOverlong, Weighted
+
+    if isinstance(reward, SoftOverlong):
+        return {**weights_in(reward.reward), "overlong": reward.weight}
+    return {name: weight for name, (_, weight) in reward.rewards.items()} if isinstance(reward, Weighted) else {}
+
+
+def run(options: Options, *, title: str = "") -> None:
+    """Train, and write the policy as a Hugging Face folder."""
+    from preferent.algorithms.credit import Decoupled
+    from preferent.algorithms.grpo import grpo
+    from preferent.data.load import load_prompts
+    from preferent.models.load import save
+    from preferent.stages import online, plan, training
+
+    objective, asked = objective_of(options), options.objective
     with training.opened(options, reads=training.readable([*options.reward.reward, *options.reward.truth])) as run:
         policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
+        reward = online.shortened(reward, options.drawing, options.sampling)
+        if asked.objective == "gdpo":
+            objective = replace(objective, advantage=Decoupled(weights_in(reward)))
         truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
-        reference = policy.frozen()
-        updates = len(batches) * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
+        reference, total = policy.frozen(), len(batches)
+        updates = total * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
         learner = training.learner_of(policy, options, updates=updates)
+        drawing = online.drawing_policy(policy, options.drawing)
         if options.run.dry_run:
             rewards, drawn = online.reward_models(reward), (options.groups.group, options.sampling.max_new_tokens)
             held, cut = {"policy": policy, "reference": reference, **rewards}, options.groups.mini_batch
+            held |= {"copy": drawing} if drawing is not policy else {}
             planned = plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards))
-            plan.show(replace(planned, settled={"kl": objective.kl}))
+            plan.show(replace(planned, settled={"kl": objective.kl, "kl_reward": objective.kl_reward}))
             return
-        sampler = online.sampler_of(policy, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
+        if asked.resample:
+            batches.steps = total * (1 + asked.resample)  # batches of prompts, at most
+        sampler = online.sampler_of(drawing, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
+        greedy = online.greedy_of(sampler) if asked.objective == "remax" else None
+        how = options.drawing.values(attempts=asked.resample, greedy=greedy, recompute=learner.bf16)
+        data = online.taken(batches, options.drawing)
+        measure = online.measuring(learner, reference, sampler, reward, held_out, run, truth) if held_out else None
         training.trained(
             run,
-            algorithm.grpo(
-                learner, reference, sampler, reward, batches,
-                objective=objective, config=options.groups, seed=options.run.seed, recompute=learner.bf16,
+            grpo(
+                learner, reference, sampler, reward, data,
+                objective=objective, config=options.groups, seed=options.run.seed, how=how,
             ),
             options.run,
-            {"learner": learner, "data": batches, "sampler": sampler, **online.stateful(reward=reward, truth=truth)},
-            title=title or options.objective.objective.upper(),
-            total=len(batches),
+            {"learner": learner, "data": data, "sampler": sampler, **online.stateful(reward=reward, truth=truth)},
+            title=title or asked.objective.upper(),
+            total=total,
             numbers=("reward", "kl", "length"),
-            measure=online.measuring(learner, reference, sampler, reward, held_out, run, truth) if held_out else None,
+            measure=online.in_turn(measure, data) if measure else None,
             save=lambda folder: save(policy, folder),
         )  # fmt: skip

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from preferent.config import UsageError
 from preferent.stages.options import DataOptions, SamplingOptions
 
 if TYPE_CHECKING:
+    from preferent.algorithms.ahead import Ahead
+    from preferent.algorithms.drawing import Drawing
     from preferent.data.template import Template
     from preferent.models.policy import LanguagePolicy
     from preferent.models.scorer import ScoringModel
@@ -48,6 +50,60 @@ class RewardOptions:
     ] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """Drawing."""
+
+    max_staleness: Annotated[
+        int,
+        "steps that the weights which draw may be behind: 0 is exactly on-policy; with 1, the next replies are drawn "
+        "from a copy of the policy while the learner updates",
+        Ge(0),
+    ] = 0
+    correction: Annotated[
+        Literal["none", "truncated", "masked"],
+        "weights where what drew is not what learns (older weights, bf16): capped, or left out beyond the cap",
+    ] = "none"
+    correction_of: Annotated[
+        Literal["token", "reply"], "whose probability the weight is of; a reply's is without bias, and varies more"
+    ] = "token"
+    correction_cap: Annotated[float, "the largest weight", Gt(0)] = 2.0
+    mask_truncated: Annotated[
+        bool, "leave replies that were cut off at their length out of the loss; --end-penalty says what they cost"
+    ] = False
+    overlong_buffer: Annotated[
+        int,
+        "tokens before --max-new-tokens in which a reply pays for its length, from 0 up to 1 (DAPO); 0: none",
+        Ge(0),
+    ] = 0
+
+    def values(self, **more: Any) -> Drawing:
+        """What an algorithm takes."""
+        from functools import partial
+
+        from preferent.algorithms.drawing import Drawing
+        from preferent.losses import policy
+
+        kinds = {"truncated": policy.truncated, "masked": policy.masked}
+        kind, whole = kinds.get(self.correction), self.correction_of == "reply"
+        weight = partial(kind, cap=self.correction_cap, whole=whole) if kind else None
+        return Drawing(self.max_staleness, mask_truncated=self.mask_truncated, correction=weight, **more)
+
+
+def taken(batches: Any, options: DrawingOptions) -> Any:
+    """The batches themselves, or where replies are drawn ahead of a step, those that remember what has been used."""
+    from preferent.algorithms.ahead import Ahead
+
+    return Ahead(batches) if options.max_staleness else batches
+
+
+def drawing_policy(policy: LanguagePolicy, options: DrawingOptions) -> LanguagePolicy:
+    """The policy from which is drawn: the one that learns, or a copy that may stay behind it."""
+    from preferent.models.twin import twin
+
+    return twin(policy) if options.max_staleness else policy
+
+
 def sampler_of(
     policy: LanguagePolicy, template: Template, options: SamplingOptions, *, seed: int, bf16: bool
 ) -> LocalSampler:
@@ -79,6 +135,24 @@ def sampler_of(
     )
 
 
+def alike(sampler: LocalSampler, **changes: Any) -> LocalSampler:
+    """Another sampler that draws from the same policy."""
+    from preferent.sampling.local import LocalSampler
+
+    same = {
+        "max_new_tokens": sampler.max_new_tokens, "end_tokens": sorted(sampler.end_tokens),
+        "support": sampler.support, "stop": sampler.stop, "seed": sampler.seed,
+    }  # fmt: skip
+    return LocalSampler(sampler.policy, **{**same, **changes})
+
+
+def greedy_of(sampler: LocalSampler) -> LocalSampler:
+    """A sampler of each prompt's likeliest reply."""
+    from preferent.sampling.support import Support
+
+    return alike(sampler, support=Support(top_k=1))
+
+
 def reward_of(options: RewardOptions, tokenizer: Any, *, device: str) -> tuple[Reward, LearnedReward | None]:
     """The reward, and the reward model in it from which a critic can start, if there is one of the policy's tokens."""
     from preferent.rewards.combined import EndRewarded, Weighted
@@ -89,6 +163,18 @@ def reward_of(options: RewardOptions, tokenizer: Any, *, device: str) -> tuple[R
     parts = [part for part, _ in reward.rewards.values()] if isinstance(reward, Weighted) else [reward]
     learned = next((part for part in parts if isinstance(part, LearnedReward) and part.template is None), None)
     return (EndRewarded(reward, options.end_penalty) if options.end_penalty else reward), learned
+
+
+def shortened(reward: Reward, options: DrawingOptions, sampling: SamplingOptions) -> Reward:
+    """The reward less what a reply pays that comes near the longest. Raises UsageError where all of them would."""
+    from preferent.rewards.combined import SoftOverlong
+
+    if options.overlong_buffer > sampling.max_new_tokens:
+        raise UsageError(
+            f"--overlong-buffer {options.overlong_buffer} is more than a reply can be long: --max-new-tokens is "
+            f"{sampling.max_new_tokens}. A quarter of that is usual."
+        )
+    return SoftOverlong(reward, sampling.max_new_tokens, options.overlong_buffer) if options.overlong_buffer else reward
 
 
 def truth_of(options: RewardOptions, data: DataOptions, tokenizer: Any, *, device: str) -> Reward | None:
@@ -102,10 +188,10 @@ def truth_of(options: RewardOptions, data: DataOptions, tokenizer: Any, *, devic
 
 def learned_in(reward: Reward | None) -> dict[str, LearnedReward]:
     """The rewards in a reward that are models, by name; one on its own has none."""
-    from preferent.rewards.combined import EndRewarded, Weighted
+    from preferent.rewards.combined import EndRewarded, SoftOverlong, Weighted
     from preferent.rewards.learned import LearnedReward
 
-    if isinstance(reward, EndRewarded):
+    if isinstance(reward, EndRewarded | SoftOverlong):
         return learned_in(reward.reward)
     if isinstance(reward, Weighted):
         return {f"{name} ": part for name, (part, _) in reward.rewards.items() if isinstance(part, LearnedReward)}
@@ -128,6 +214,20 @@ def stateful(**rewards: Reward | None) -> dict[str, LearnedReward]:
     }
 
 
+def in_turn(measure: Callable[[int], Metrics], batches: Ahead | Any) -> Callable[[int], Metrics]:
+    """The same measuring, while nothing is drawn ahead: both use the sampler and the reward."""
+    from preferent.algorithms.ahead import Ahead
+
+    if not isinstance(batches, Ahead):
+        return measure
+
+    def measured(step: int) -> Metrics:
+        with batches.drawing:
+            return measure(step)
+
+    return measured
+
+
 def measuring(
     learner: LocalLearner[Any],
     reference: Policy,
@@ -142,16 +242,8 @@ def measuring(
     from preferent.data.collate import episodes, logprobs
     from preferent.evaluation.text import distinct
     from preferent.losses.policy import k1
-    from preferent.sampling.local import LocalSampler
 
-    drawn = LocalSampler(
-        sampler.policy,
-        max_new_tokens=sampler.max_new_tokens,
-        end_tokens=sorted(sampler.end_tokens),
-        support=sampler.support,
-        stop=sampler.stop,
-        seed=sampler.seed + EVALUATION,
-    )
+    drawn = alike(sampler, seed=sampler.seed + EVALUATION)
 
     def measure(step: int) -> Metrics:
         sampler.load(learner.weights(), learner.version)  # both draw from one policy, which may be a copy
