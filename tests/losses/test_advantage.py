@@ -50,6 +50,32 @@ def test_leave_one_out_is_the_reward_less_the_mean_of_the_others(seed, n):
     torch.testing.assert_close(advantage.leave_one_out(r)[0], torch.stack(expected))
 
 
+def test_maximum_likelihood_divides_by_the_mean_by_hand():
+    """Rewards 1, 0, 0, 0: mean ¼; ¾/¼ = 3 and -1. A group with nothing right, and one all right: 0."""
+    rewards = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=torch.float64)
+    expected = torch.tensor([[3.0, -1, -1, -1], [0] * 4, [0] * 4], dtype=torch.float64)
+    torch.testing.assert_close(advantage.max_rl(rewards), expected, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="0 or more, not -1"):
+        advantage.max_rl(-rewards)
+    with pytest.raises(ValueError, match="needs 2 or more, not 1"):
+        advantage.max_rl(rewards[:, :1])
+
+
+def test_what_is_still_to_come_by_hand():
+    """1, 2, (masked), 4: 7, 6, 0, 4."""
+    rewards = torch.tensor([[1.0, 2.0, math.nan, 4.0]])
+    mask = torch.tensor([[True, True, False, True]])
+    assert advantage.to_go(rewards, mask).tolist() == [[7, 6, 0, 4]]
+
+
+@law
+@given(seed=seeds)
+def test_without_a_critic_what_is_still_to_come_is_gaes_return_at_lambda_one(seed):
+    rewards, mask = numbers(3, 5, seed=seed), numbers(3, 5, seed=seed + 1) > -0.5
+    _, returns = advantage.gae(rewards, torch.zeros(3, 6, dtype=torch.float64), mask, gamma=1.0, lam=1.0)
+    torch.testing.assert_close(advantage.to_go(rewards, mask), returns)
+
+
 def test_standardising_divides_by_the_unbiased_deviation():
     """Rewards 0 and 1: mean ½, deviation √(½² + ½²) = .707107; ½/(.707107 + .0001) = .707007."""
     got = advantage.standardised(torch.tensor([[0.0, 1.0]]))

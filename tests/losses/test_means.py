@@ -7,7 +7,12 @@ from hypothesis import strategies as st
 
 from preferent.losses import means
 
-AVERAGES = {"tokens": means.over_tokens, "sequences": means.over_sequences, "budget": means.over_budget(length=7)}
+AVERAGES = {
+    "tokens": means.over_tokens,
+    "sequences": means.over_sequences,
+    "budget": means.over_budget(length=7),
+    "replies": means.over_replies,
+}
 every_average = pytest.mark.parametrize("average", AVERAGES.values(), ids=AVERAGES.keys())
 law = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 2**16)

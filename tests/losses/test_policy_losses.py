@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from preferent.losses import means, policy
 
-SURROGATES = {"reinforce": policy.reinforce, "clipped": policy.clipped, "cispo": policy.cispo, "gspo": policy.gspo}
+SURROGATES = {
+    "reinforce": policy.reinforce,
+    "clipped": policy.clipped,
+    "cispo": policy.cispo,
+    "gspo": policy.gspo,
+    "gmpo": policy.gmpo,
+    "sapo": policy.sapo,
+}
 every_surrogate = pytest.mark.parametrize("surrogate", SURROGATES.values(), ids=SURROGATES.keys())
 law = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 2**16)
@@ -32,7 +39,7 @@ def at_ratio(ratio, advantage, surrogate, **options):
 @law
 @given(size=sizes, seed=seeds)
 def test_on_policy_every_surrogate_has_the_gradient_of_reinforce(surrogate, size, seed):
-    """For GSPO, whose ratio is the whole reply's, where all tokens of a reply have one advantage."""
+    """For GSPO and GMPO, whose ratio is the whole reply's, where all tokens of a reply have one advantage."""
     logp, advantage = numbers(*size, seed=seed).requires_grad_(), numbers(size[0], 1, seed=seed + 1).expand(size)
     mask = numbers(*size, seed=seed + 2) > -1
     loss = surrogate(logp, logp.detach(), advantage, mask)
@@ -115,6 +122,125 @@ def test_for_replies_of_one_token_gspo_is_ppo(seed):
     mask = torch.ones(4, 1, dtype=torch.bool)
     here = policy.gspo(logp, old, advantage, mask, low=0.2, high=0.2)
     torch.testing.assert_close(here, policy.clipped(logp, old, advantage, mask))
+
+
+def test_gmpo_clips_each_token_before_the_geometric_mean():
+    """Log-ratios 1 and -.2, and a masked one; high = .4. Good reply: (.4 - .2)/2 = .1: -e^.1 for both tokens.
+
+    Bad reply (A = -1), low = .4: what is clipped is a fall: 1 and -.2 stay, (1 - .2)/2 = .4: e^.4. With -1 and .2, the
+    fall stops at -.4: (-.4 + .2)/2 = -.1: e^-.1.
+    """
+    mask = torch.tensor([[True, True, False]])
+    old = torch.zeros(1, 3, dtype=torch.float64)
+
+    def loss(a, b, advantage):
+        logp = torch.tensor([[a, b, 9.0]], dtype=torch.float64)
+        return policy.gmpo(logp, old, torch.full_like(old, advantage), mask)[0].tolist()
+
+    assert loss(1.0, -0.2, 1.0) == pytest.approx([-math.exp(0.1)] * 2 + [0])
+    assert loss(1.0, -0.2, -1.0) == pytest.approx([math.exp(0.4)] * 2 + [0])
+    assert loss(-1.0, 0.2, -1.0) == pytest.approx([math.exp(-0.1)] * 2 + [0])
+
+
+def test_a_token_that_gmpo_clipped_has_no_gradient_and_the_others_keep_theirs():
+    """Two tokens, log-ratios 1 (clipped at .4) and 0: loss -e^.2 at each; its gradient -2·e^.2·½ for the second alone."""
+    logp = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    ones = torch.ones(1, 2, dtype=torch.float64)
+    policy.gmpo(logp, 0 * ones, ones, ones.bool()).sum().backward()
+    assert logp.grad.tolist()[0] == pytest.approx([0, -math.exp(0.2)])
+
+
+def test_sapo_gates_softly_and_lets_go_of_bad_tokens_sooner():
+    """-(4/τ)·σ(τ(ρ - 1))·A. At ρ = 1: -(4/1)·½ = -2 with gradient -1 for a good token; 4/1.05·½ for a bad one.
+
+    At ρ = 2: the gradient is 4·σ(1)·σ(-1)·ρ = 4·.196612·2 = 1.572896 downhill; for a bad token with τ = 1.05,
+    4·σ(1.05)·σ(-1.05)·2 = 4·.192 225·2 = 1.537800 the other way.
+    """
+    assert at_ratio(1.0, 1.0, policy.sapo) == pytest.approx((-2, -1))
+    assert at_ratio(1.0, -1.0, policy.sapo) == pytest.approx((2 / 1.05, 1))
+    assert at_ratio(2.0, 1.0, policy.sapo)[1] == pytest.approx(-1.572896, abs=1e-5)
+    sigmoid = 1 / (1 + math.exp(-1.05))
+    assert at_ratio(2.0, -1.0, policy.sapo)[1] == pytest.approx(8 * sigmoid * (1 - sigmoid))
+    assert at_ratio(2.0, -1.0, policy.sapo)[1] < 1.572896
+
+
+@pytest.mark.parametrize("surrogate", [policy.gmpo, policy.sapo, policy.gspo, policy.clipped])
+def test_gradients_are_those_of_the_numbers(surrogate):
+    """Away from where a clip begins."""
+    old, mask = numbers(3, 4, seed=1), numbers(3, 4, seed=2) > -1
+    logp, advantage = (old + 0.1 * numbers(3, 4, seed=3)).requires_grad_(), numbers(3, 1, seed=4).expand(3, 4)
+    wide = {"low": 0.9, "high": 0.9} if surrogate in (policy.gspo, policy.gmpo, policy.clipped) else {}
+    assert torch.autograd.gradcheck(lambda x: surrogate(x, old, advantage, mask, **wide), logp)
+
+
+@pytest.mark.parametrize("divergence", [policy.reverse, policy.reverse_off_policy])
+def test_the_kl_as_a_loss_has_the_gradient_of_its_numbers_and_is_zero_off_the_mask(divergence):
+    old, reference, mask = numbers(3, 4, seed=1), numbers(3, 4, seed=2), numbers(3, 4, seed=3) > 0
+    logp = numbers(3, 4, seed=4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: divergence(x, old, reference, mask), logp)
+    poisoned = [x.detach().where(mask, math.nan) for x in (logp, old, reference)]
+    there = divergence(*poisoned, mask)
+    assert (there[~mask] == 0).all()
+    torch.testing.assert_close(there, divergence(logp.detach(), old, reference, mask))
+
+
+@law
+@given(seed=seeds)
+def test_after_the_policy_moved_the_corrected_kl_still_has_the_gradient_of_the_reverse_kl_and_k2_has_not(seed):
+    """Draws of the old policy, all four tokens weighed by its probabilities."""
+    logits, logp, reference = categorical(seed)
+    old, mask = numbers(4, seed=seed + 3).log_softmax(-1), torch.ones(4, dtype=torch.bool)
+    reverse, _ = reverse_and_forward(logits, logp, reference)
+
+    def expected(divergence):
+        loss = (old.exp() * divergence(logp, old, reference, mask)).sum()
+        return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(expected(policy.reverse_off_policy), reverse)
+    assert (expected(policy.reverse) - reverse).abs().max() > 1e-6
+
+
+# --- what drew is not what learns -----------------------------------------------------------------
+
+
+def test_weights_by_hand():
+    """Ratios 4 and ½, and a masked one. Tokens, capped at 2: 2, ½. Masked out beyond 2: 0, ½; below ½ + ε: 0, 0.
+
+    The reply's ratio is 2: capped at 1.5, 1.5 for both; masked at 3, 2 for both; masked at 1.5, 0.
+    """
+    logp = torch.tensor([[math.log(4), math.log(0.5), math.nan]], dtype=torch.float64)
+    behaviour, mask = torch.zeros_like(logp), torch.tensor([[True, True, False]])
+
+    def weights(kind, **how):
+        return kind(logp, behaviour, mask, **how)[0].tolist()
+
+    assert weights(policy.truncated) == pytest.approx([2, 0.5, 0])
+    assert weights(policy.masked) == pytest.approx([0, 0.5, 0])
+    assert weights(policy.masked, cap=5.0, low=0.6) == pytest.approx([4, 0, 0])
+    assert weights(policy.truncated, cap=1.5, whole=True) == pytest.approx([1.5, 1.5, 0])
+    assert weights(policy.masked, cap=3.0, whole=True) == pytest.approx([2, 2, 0])
+    assert weights(policy.masked, cap=1.5, whole=True) == pytest.approx([0, 0, 0])
+
+
+@pytest.mark.parametrize("kind", [policy.truncated, policy.masked])
+@pytest.mark.parametrize("whole", [False, True])
+def test_nothing_is_learned_through_a_weight_and_on_policy_it_is_one(kind, whole):
+    logp, mask = numbers(3, 4).requires_grad_(), numbers(3, 4, seed=1) > 0
+    weight = kind(logp, logp.detach(), mask, whole=whole)
+    assert not weight.requires_grad
+    assert weight.equal(mask.double())
+
+
+@law
+@given(seed=seeds)
+def test_a_replys_weight_makes_what_another_policy_drew_unbiased(seed):
+    """Σ_y b(y)·w(y)·f(y) = Σ_y p(y)·f(y) over the sixteen replies of two tokens, where no cap is reached."""
+    logp, behaviour = (numbers(2, 4, seed=seed + i).log_softmax(-1) for i in range(2))
+    at = torch.cartesian_prod(torch.arange(4), torch.arange(4))
+    p, b = (torch.stack([table[0][at[:, 0]], table[1][at[:, 1]]], 1) for table in (logp, behaviour))
+    f, mask = numbers(16, seed=seed + 2), torch.ones(16, 2, dtype=torch.bool)
+    weight = policy.truncated(p, b, mask, cap=math.inf, whole=True)[:, 0]
+    torch.testing.assert_close((b.sum(-1).exp() * weight * f).sum(), (p.sum(-1).exp() * f).sum())
 
 
 def test_the_clipped_value_loss_takes_the_worse_of_the_value_and_the_value_kept_near():
