@@ -7,9 +7,26 @@ import pytest
 import torch
 
 from preferent.algorithms import ppo as ppo_
+from preferent.algorithms.credit import Decoupled
 from preferent.algorithms.drawing import Drawing
-from preferent.algorithms.grpo import DAPO, DR_GRPO, GRPO, RLOO, Config, grpo
+from preferent.algorithms.grpo import (
+    CISPO,
+    DAPO,
+    DR_GRPO,
+    GMPO,
+    GRPO,
+    GSPO,
+    MAX_RL,
+    REINFORCE,
+    REINFORCE_PLUS,
+    REMAX,
+    RLOO,
+    SAPO,
+    Config,
+    grpo,
+)
 from preferent.data.batches import Batches
+from preferent.data.collate import demonstrations
 from preferent.losses.means import over_budget
 from preferent.models.load import actor_critic, load_policy
 from preferent.rewards.shaping import AdaptiveKL
@@ -17,7 +34,7 @@ from preferent.runtime.learner import LocalLearner, local_learner
 from preferent.sampling.local import LocalSampler
 from preferent.testing import END, Bigram, ToySampler
 from preferent.types import Prompt, Score
-from toys import saved_policy
+from toys import demonstration, replies_of, saved_policy
 
 PROMPTS = [Prompt((5, 2)), Prompt((3,)), Prompt((4, 6, 7)), Prompt((2,))]
 
@@ -31,7 +48,19 @@ def mean(told, name="reward", last=5):
     return sum(step[name] for step in told[-last:]) / last
 
 
-OBJECTIVES = {"grpo": GRPO, "dr-grpo": replace(DR_GRPO, average=over_budget(length=5)), "rloo": RLOO, "dapo": DAPO}
+OBJECTIVES = {
+    "grpo": GRPO,
+    "dr-grpo": replace(DR_GRPO, average=over_budget(length=5)),
+    "rloo": RLOO,
+    "dapo": DAPO,
+    "gspo": GSPO,
+    "cispo": CISPO,
+    "gmpo": GMPO,
+    "sapo": SAPO,
+    "reinforce": REINFORCE,
+    "reinforce++": REINFORCE_PLUS,
+    "max-rl": MAX_RL,
+}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -46,6 +75,57 @@ def test_every_relative_of_grpo_raises_the_reward(name):
     assert ("kl_loss" in told[0]) == (OBJECTIVES[name].kl > 0)
 
 
+class Likeliest(ToySampler):
+    """Without noise."""
+
+    def noise(self, prompt, i, table):
+        return torch.zeros(self.length, len(table))
+
+
+def test_remax_raises_the_reward_over_that_of_the_likeliest_reply():
+    policy = Bigram()
+    batches = Batches(PROMPTS, 16, list, steps=60)
+    told = list(
+        grpo(
+            local_learner(policy, lr=0.05), policy.frozen(), ToySampler(policy), twos_that_end, batches,
+            objective=REMAX, config=Config(group=1), how=Drawing(greedy=Likeliest(policy)),
+        )
+    )  # fmt: skip
+    assert mean(told) > told[0]["reward"] + 1
+
+
+def test_remax_without_a_sampler_of_the_likeliest_reply_says_so():
+    policy = Bigram()
+    given = local_learner(policy), policy.frozen(), ToySampler(policy), twos_that_end, [PROMPTS]
+    with pytest.raises(ValueError, match="give one that draws it"):
+        list(grpo(*given, objective=REMAX))
+
+
+def loud_and_quiet(episodes):
+    """Two rewards, of which one is a hundred times the other and says little: its noise is the prompt's."""
+    return [
+        Score(
+            100.0 * (e.tokens[0] % 2) + e.tokens.count(2),
+            {"loud": 100.0 * (e.tokens[0] % 2), "quiet": e.tokens.count(2)},
+        )
+        for e in episodes
+    ]
+
+
+def test_rewards_normalised_apart_are_all_learned_from():
+    """The loud one drowns the quiet one in their sum, and not when each is standardised first."""
+    quiet = {}
+    for name, advantage in (("sum", GRPO.advantage), ("apart", Decoupled({"loud": 1.0, "quiet": 1.0}))):
+        policy = Bigram()
+        objective = replace(GRPO, advantage=advantage, kl=0.0)
+        batches = Batches(PROMPTS, 8, list, steps=40)
+        given = local_learner(policy, lr=0.05), policy.frozen(), ToySampler(policy), loud_and_quiet, batches
+        told = list(grpo(*given, objective=objective))
+        assert mean(told, "reward/loud") > told[0]["reward/loud"] + 5
+        quiet[name] = mean(told, "reward/quiet")
+    assert quiet["apart"] > quiet["sum"] + 0.8
+
+
 def test_ppo_raises_the_reward_and_its_critic_learns_what_is_to_come():
     policy = Bigram()
     learner = local_learner(policy, lr=0.05)
@@ -58,6 +138,49 @@ def test_ppo_raises_the_reward_and_its_critic_learns_what_is_to_come():
     assert mean(told) > told[0]["reward"] + 1
     assert mean(told, "value") < 0.5 * told[0]["value"]
     assert mean(told, "clipped") < 0.5
+
+
+def ppo_run(config=ppo_.Config(), text=(), steps=20):
+    policy = Bigram()
+    learner = local_learner(policy, lr=0.05)
+    given = learner, policy.frozen(), ToySampler(policy), twos_that_end, Batches(PROMPTS, 16, list, steps=steps)
+    return list(ppo_.ppo(*given, price=AdaptiveKL(0.02), config=config, text=text)), policy
+
+
+def test_a_bonus_for_entropy_keeps_replies_apart():
+    (plain, _), (bonus, _) = ppo_run(), ppo_run(ppo_.Config(entropy_bonus=0.3))
+    assert mean(bonus, "entropy") > mean(plain, "entropy") + 0.2
+    assert bonus[0]["entropy_bonus"] > 0
+    assert bonus[0]["loss"] == pytest.approx(
+        bonus[0]["policy"] + 0.1 * bonus[0]["value"] - 0.3 * bonus[0]["entropy_bonus"], abs=1e-6
+    )
+
+
+def test_text_beside_the_replies_stays_likely_while_the_reward_rises():
+    """PPO-ptx: each update takes the next batch of text."""
+    rows = [demonstration((5, 2), (7, 3, 6, END)), demonstration((3,), (4, 7, 3, END))]
+    nll = {}
+    for weight in (0.0, 0.1):
+        text = Batches(rows, 2, demonstrations, steps=500)
+        config = ppo_.Config(ptx_weight=weight, mini_batch=8, ppo_epochs=2, value_clip=5.0, value_weight=1.0)
+        told, policy = ppo_run(config, text)
+        assert text.position == 20 * 2 * 2  # steps, epochs, mini-batches
+        nll[weight] = -(policy.read(demonstrations(rows)).logprobs.sum() / 8).item()
+        assert mean(told) > told[0]["reward"] + 0.8
+    assert nll[0.1] < nll[0.0] - 0.8
+
+
+def test_dual_clipping_is_ppos_own_word_for_it():
+    """At ratio e² = 7.39 a bad token's loss is 7.39·|A| without and 3·|A| with it."""
+    policy, x = Bigram(), replies_of([(1, (1,))])
+    logp = policy.read(x).logprobs.detach()
+    one = torch.ones_like(logp)
+    batch = ppo_.Critiqued(
+        x, logp - 2, logp, -one, policy.values(x)[:, :-1].detach(), policy.values(x)[:, :-1].detach()
+    )
+    for dual, expected in ((None, 7.389056), (3.0, 3.0)):
+        loss = ppo_.Objective(ppo_.Config(dual_clip=dual))(policy, batch)
+        assert loss.terms["policy"][1].value == pytest.approx(expected)
 
 
 def test_more_kl_costs_more():

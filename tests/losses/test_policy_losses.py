@@ -143,7 +143,7 @@ def test_gmpo_clips_each_token_before_the_geometric_mean():
 
 
 def test_a_token_that_gmpo_clipped_has_no_gradient_and_the_others_keep_theirs():
-    """Two tokens, log-ratios 1 (clipped at .4) and 0: loss -e^.2 at each; its gradient -2·e^.2·½ for the second alone."""
+    """Two tokens, log-ratios 1 (clipped at .4) and 0: loss -e^.2 at each; gradient -2·e^.2·½ for the second alone."""
     logp = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
     ones = torch.ones(1, 2, dtype=torch.float64)
     policy.gmpo(logp, 0 * ones, ones, ones.bool()).sum().backward()

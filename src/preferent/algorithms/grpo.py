@@ -3,9 +3,9 @@
 From REINFORCE to GRPO and its relatives they differ in three places only: how rewards become advantages, the surrogate
 at a token, and how tokens are averaged; and in whether leaving the reference is paid in the reward or in the loss.
 Left out of GRPO's paper (Shao et al. 2024): its k3 term, whose gradient is that of the *forward* KL. The KL term is
-k2, which on-policy has the reverse KL's gradient token by token. With the KL in the reward, REINFORCE, RLOO and ReMax
-have the fixed point π_ref·exp(r/β). Those with it in the loss have not: a token's KL knows nothing of what comes after
-it; nor those that standardise: every prompt weighs alike.
+k2, which on-policy has the reverse KL's gradient token by token. With the KL in the reward, REINFORCE, RLOO, ReMax and
+REINFORCE++ have the fixed point π_ref·exp(r/β). With it in the loss it is another: a token's KL knows nothing of what
+comes after it, and beside standardised rewards its price differs from prompt to prompt.
 """
 
 from __future__ import annotations

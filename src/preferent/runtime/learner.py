@@ -125,7 +125,7 @@ class LocalLearner(Generic[N]):
             if total.requires_grad:
                 total.backward()
             weights |= {name: weight for name, (weight, _) in loss.terms.items()}
-            said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
+            said |= {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
         metrics = {name: mean.value for name, mean in said.items()}
         return {**metrics, "loss": sum(weight * metrics[name] for name, weight in weights.items())}
 
@@ -170,7 +170,7 @@ class LocalLearner(Generic[N]):
             for batch in batches:
                 for loss in fitted(self, batch, lambda cuts: [objective(self._model, cut) for cut in cuts]):
                     weights |= {name: weight for name, (weight, _) in loss.terms.items()}
-                    said = {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
+                    said |= {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
         metrics = {name: mean.value for name, mean in said.items()}
         return {**metrics, "loss": sum(weight * metrics[name] for name, weight in weights.items())}
 
