@@ -61,7 +61,7 @@ class InStep:
 
 
 def from_greedy(step: Step) -> Tensor:
-    """Reward less the score of the prompt's likeliest reply: ReMax (Li et al. 2023, eq. 5).
+    """Reward less the score of the prompt's likeliest reply: ReMax (Li et al. 2023).
 
     The likeliest reply pays nothing for its KL, so the baseline is one of the prompt alone, and there is no bias.
     """

@@ -22,6 +22,7 @@ class Drawing:
 
     With ``max_staleness`` s, the replies that are learned from at step i were drawn with the weights after step i - s
     (after a start, with those of the start), while the learner updated. It takes a sampler with a policy of its own.
+    A prompt that stands in two of the batches drawn at the start gets the same replies in both.
     """
 
     max_staleness: int = 0  # steps; 0 draws with the weights that learn
@@ -67,7 +68,8 @@ def draws(
     def begin() -> Callable[[], Drawn | None]:
         weights = learner.weights()
         if how.max_staleness:  # they will have moved by then
-            weights = {k: v.detach().clone() if v.requires_grad else v for k, v in weights.items()}
+            drawn_from = {k: v for k, v in weights.items() if not k.startswith("critic.")}  # which draws nothing
+            weights = {k: v.detach().clone() if v.requires_grad else v for k, v in drawn_from.items()}
         return partial(draw, weights, learner.version)
 
     for drawn in lagged(begin, how.max_staleness):

@@ -35,7 +35,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
 
 
 def max_rl(rewards: Tensor, *, eps: float = 1e-6) -> Tensor:
-    """Reward less the group's mean, by that mean + eps: maximum-likelihood RL (Tajwar et al. 2026, eq. 10).
+    """Reward less the group's mean, by that mean + eps: maximum-likelihood RL (Tajwar et al. 2026).
 
     Where rewards say right (1) or wrong (0), its expected gradient is Σₖ (1 - p)ᵏ·∇p, k = 0 … n - 2, with p = P(right):
     that of log p, truncated. A group with nothing right gives none. Raises ValueError for a negative reward or n < 2.

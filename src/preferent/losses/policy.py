@@ -69,7 +69,7 @@ def gspo(
 
 
 def gmpo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, low: float = 0.4, high: float = 0.4) -> Tensor:
-    """-A·(geometric mean of the tokens' clipped ratios): Zhao et al. 2025, eq. 4.
+    """-A·(geometric mean of the tokens' clipped ratios): Zhao et al. 2025.
 
     Each log-ratio is clipped to [-low, high], on the side that ``clipped`` clips, before the mean; so one token far off
     neither drives the reply nor silences it. One advantage a reply; every token carries its reply's loss, as in GSPO.
@@ -81,7 +81,7 @@ def gmpo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, low: flo
 
 
 def sapo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, up: float = 1.0, down: float = 1.05) -> Tensor:
-    """-(4/τ)·σ(τ(ρ - 1))·A, τ = ``up`` where A > 0 and ``down`` elsewhere: Gao et al. 2025, eq. 5 and 6.
+    """-(4/τ)·σ(τ(ρ - 1))·A, τ = ``up`` where A > 0 and ``down`` elsewhere: Gao et al. 2025.
 
     A soft gate in place of clipping: its slope is 1 on-policy and falls off smoothly on both sides, faster downwards.
     """
