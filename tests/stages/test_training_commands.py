@@ -194,7 +194,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(name, data, tmp_path, monke
 def test_a_dry_run_says_what_none_comes_to_and_how_often_a_step_takes_a_row(data, tmp_path, capsys):
     words = ["--steps", "1", "--out", tmp_path / "run", "--dry-run"]
     assert run(*command("grpo", data), *words) == 0
-    assert "kl 0.04\n" in capsys.readouterr().out
+    assert "kl 0.04 · kl_reward 0.0 ·" in capsys.readouterr().out
     assert run(*command("ppo", data), *words, "--batch", "32") == 0
     assert "1 of 32 rows: 2.67 epochs · 44 updates · a step takes a row 2.7 times" in capsys.readouterr().out
 
