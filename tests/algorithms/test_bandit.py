@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import combinations
 
+import pytest
 import torch
 
 from preferent.algorithms import objectives
@@ -12,6 +13,7 @@ from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import RLOO, Config, grpo
 from preferent.data.collate import pairs
 from preferent.evaluation.best_of_n import kl_bound
+from preferent.losses import policy as policies
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.testing import Bigram, ToySampler
@@ -62,10 +64,11 @@ def test_ppo_with_the_kl_in_its_reward_reaches_the_best_policy():
     assert abs(sum(step["reward"] for step in told[-20:]) / 20 - (goal * REWARD).sum().item()) < 0.05
 
 
-def test_rloo_with_the_kl_as_a_loss_reaches_it_too_where_a_reply_is_one_token():
-    """An unbiased advantage and k2, whose gradient is that of the reverse KL. Total variation ≤ 0.03."""
+@pytest.mark.parametrize("divergence", [policies.reverse, policies.reverse_off_policy])
+def test_rloo_with_the_kl_as_a_loss_reaches_it_too_where_a_reply_is_one_token(divergence):
+    """An unbiased advantage and k2, or the ratio times k3: the gradient of the reverse KL. Total variation ≤ 0.03."""
     policy, reference, learner = started(lr=0.1, schedule=Schedule("linear", total=60))
-    objective = replace(RLOO, kl=BETA, kl_reward=0.0)
+    objective = replace(RLOO, kl=BETA, kl_reward=0.0, divergence=divergence)
     config = Config(group=128)
     list(
         grpo(

@@ -110,6 +110,33 @@ def test_who_is_faster_does_not_matter():
         assert all(map(torch.equal, left, quick[1]))
 
 
+def test_the_next_replies_are_drawn_while_the_learner_updates():
+    """Each update waits until the draw after it has begun, which it could not if they took turns."""
+    begun = [threading.Event() for _ in range(6)]
+
+    class Told(Recorded):
+        def sample(self, prompts, n):
+            begun[len(self.drew)].set()
+            return super().sample(prompts, n)
+
+    policy = Bigram()
+    learner = Consumed(policy)
+    waited = []
+
+    def update(batch, objective):
+        step = len(waited)
+        waited.append(step == 5 or begun[step + 1].wait(timeout=10))
+        return learner.inner.update(batch, objective)
+
+    learner.update = update
+    steps = grpo(
+        learner, policy.frozen(), Told(policy), twos_that_end, [PROMPTS[:3]] * 6, config=SMALL,
+        how=Drawing(max_staleness=1),
+    )  # fmt: skip
+    assert len(list(steps)) == 6
+    assert waited == [True] * 6
+
+
 def test_every_prompt_comes_once_and_in_order_and_the_last_batch_too():
     for staleness in (0, 1, 3, 50):
         _, _, sampler, _ = run_of(6, Drawing(max_staleness=staleness))

@@ -95,6 +95,26 @@ def test_ppo_with_all_it_can_have_goes_on_to_the_bit(prompts, demos, tmp_path):
     assert same(straight, resumed)
 
 
+@pytest.mark.parametrize("name", ["grpo", "ppo"])
+def test_a_step_of_replies_that_were_all_cut_off_and_masked_changes_nothing_and_the_run_goes_on(
+    name, prompts, tmp_path
+):
+    """They are counted as no tokens: no division by 0, and no forward without a token."""
+    words = [*(grpo(prompts) if name == "grpo" else ppo(prompts)), "--mask-truncated", "--max-new-tokens", "1"]
+    quietly(*words, "--steps", "2", "--out", tmp_path / "run")
+    weights, told = left(tmp_path / "run")
+    assert [row["skipped"] for row in told] == [0, 0]
+    if name == "grpo":
+        assert told[0]["ended"] == 0
+        assert all(torch.equal(w, weights[n]) for n, w in load_policy(base(), device="cpu").named_parameters())
+
+
+@pytest.mark.parametrize("words", [["--kl-estimate", "k3", "--grpo-epochs", "2"], ["--kl-reward", "0.2"]])
+def test_the_kl_may_be_paid_otherwise(words, prompts, tmp_path):
+    quietly(*grpo(prompts), *words, "--steps", "2", "--out", tmp_path / "run")
+    assert ("kl_loss" in left(tmp_path / "run")[1][0]) == ("--kl-reward" not in words)
+
+
 def test_without_what_was_added_ppo_says_nothing_of_it(prompts, tmp_path):
     quietly(*ppo(prompts), "--steps", "1", "--out", tmp_path / "run")
     (told,) = left(tmp_path / "run")[1]
@@ -136,6 +156,8 @@ def test_a_run_that_draws_ahead_goes_on_where_its_data_was_used(prompts, tmp_pat
         (["--objective", "rloo", "--max-staleness", "1"], "take --correction truncated or masked"),
         (["--objective", "gdpo"], "give --end-penalty 0"),
         (["--objective", "gdpo", "--end-penalty", "0", "--kl-reward", "0.1"], "would have no price: take --kl"),
+        (["--objective", "max-rl"], "so none may be negative: give --end-penalty 0"),
+        (["--objective", "max-rl", "--end-penalty", "0"], "wrong (0); this one gave -"),
         (["--kl", "0.1", "--kl-reward", "0.1"], "give one of them"),
         (["--overlong-buffer", "9"], "--overlong-buffer 9 is more than a reply can be long: --max-new-tokens is 8"),
     ],

@@ -13,6 +13,8 @@ from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from preferent.algorithms.grpo import Objective
 
 ALONE = {"remax", "reinforce++", "reinforce"}  # of one reply to a prompt, they can still say how good it is
@@ -69,6 +71,7 @@ class Options:
 def objective_of(options: Options) -> Objective:
     """The objective that is named, with the KL where it is wanted."""
     from preferent.algorithms import grpo as algorithm
+    from preferent.algorithms.credit import InGroup
     from preferent.losses import policy
     from preferent.losses.means import over_budget
 
@@ -85,7 +88,7 @@ def objective_of(options: Options) -> Objective:
         "reinforce": algorithm.REINFORCE,
         "reinforce++": algorithm.REINFORCE_PLUS,
         "remax": algorithm.REMAX,
-        "max-rl": algorithm.MAX_RL,
+        "max-rl": replace(algorithm.MAX_RL, advantage=InGroup(right_or_wrong)),
     }
     asked = options.objective
     if asked.kl and asked.kl_reward:
@@ -128,6 +131,17 @@ def refuse(options: Options, objective: Objective) -> None:
                 f"--objective {name} knows nothing of the weights that drew: with --max-staleness, take --correction "
                 "truncated or masked, or an objective that clips."
             )
+    refuse_rewards(options, objective)
+
+
+def refuse_rewards(options: Options, objective: Objective) -> None:
+    """Raise UsageError where an objective cannot look at rewards as they are put together."""
+    name = options.objective.objective
+    if name == "max-rl" and (options.reward.end_penalty or options.drawing.overlong_buffer):
+        raise UsageError(
+            "--objective max-rl divides by a group's mean reward, so none may be negative: give "
+            "--end-penalty 0, and no --overlong-buffer."
+        )
     if name == "gdpo":
         if len(options.reward.reward) < 2:
             raise UsageError("--objective gdpo normalises several rewards apart: name two or more with --reward.")
@@ -138,6 +152,18 @@ def refuse(options: Options, objective: Objective) -> None:
             )
         if objective.kl_reward:
             raise UsageError("--objective gdpo rescales rewards, so a --kl-reward would have no price: take --kl.")
+
+
+def right_or_wrong(rewards: Tensor) -> Tensor:
+    """``max_rl``, where a reward that it cannot take is the user's to mend."""
+    from preferent.losses.advantage import max_rl
+
+    if (rewards < 0).any():
+        raise UsageError(
+            "--objective max-rl divides by a group's mean reward, for rewards that say right (1) or wrong (0); this "
+            f"one gave {rewards.min().item():g}. Take another --reward, or --objective rloo."
+        )
+    return max_rl(rewards)
 
 
 def weights_in(reward: Any) -> dict[str, float]:
