@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from preferent.algorithms.grpo import Config
 from preferent.config import UsageError, group
+from preferent.stages.constraint import CostOptions, constrained
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -60,6 +61,7 @@ class Options:
     model: ModelOptions
     data: DataOptions
     reward: RewardOptions
+    cost: CostOptions = CostOptions()
     groups: Config = field(default_factory=Config)
     objective: ObjectiveOptions = ObjectiveOptions()
     drawing: DrawingOptions = DrawingOptions()
@@ -184,12 +186,15 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import online, plan, training
 
     objective, asked = objective_of(options), options.objective
-    with training.opened(options, reads=training.readable([*options.reward.reward, *options.reward.truth])) as run:
+    with training.opened(
+        options, reads=training.readable([*options.reward.reward, *options.reward.truth, *options.cost.cost])
+    ) as run:
         policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         reward = online.shortened(reward, options.drawing, options.sampling)
+        reward = constrained(reward, options.cost, policy.tokenizer, device=options.model.device)
         if asked.objective == "gdpo":
             objective = replace(objective, advantage=Decoupled(weights_in(reward)))
         truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)

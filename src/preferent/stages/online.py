@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError
+from preferent.stages.constraint import prices, watched
 from preferent.stages.options import DataOptions, SamplingOptions
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.run import Run
     from preferent.sampling.local import LocalSampler
-    from preferent.types import Metrics, Policy, Prompt, Reward
+    from preferent.types import Metrics, Policy, Prompt, Reward, Stateful
 
 log = logging.getLogger(__name__)
 EVALUATION = 1 << 20  # added to the seed, so that evaluation draws other replies than training
@@ -188,9 +189,12 @@ def truth_of(options: RewardOptions, data: DataOptions, tokenizer: Any, *, devic
 
 def learned_in(reward: Reward | None) -> dict[str, LearnedReward]:
     """The rewards in a reward that are models, by name; one on its own has none."""
+    from preferent.algorithms.safe_rlhf import Constrained
     from preferent.rewards.combined import EndRewarded, SoftOverlong, Weighted
     from preferent.rewards.learned import LearnedReward
 
+    if isinstance(reward, Constrained):
+        return learned_in(reward.reward) | {f"cost {name}": part for name, part in learned_in(reward.cost).items()}
     if isinstance(reward, EndRewarded | SoftOverlong):
         return learned_in(reward.reward)
     if isinstance(reward, Weighted):
@@ -207,11 +211,13 @@ def reward_models(reward: Reward) -> dict[str, ScoringModel]:
     }
 
 
-def stateful(**rewards: Reward | None) -> dict[str, LearnedReward]:
-    """What a checkpoint has to know of rewards: how much they read at a time, where memory made that less."""
-    return {
-        f"{kind}-{i}": part for kind, reward in rewards.items() for i, part in enumerate(learned_in(reward).values())
-    }
+def stateful(**rewards: Reward | None) -> dict[str, Stateful]:
+    """What a checkpoint has to know of rewards: the price of cost, and how much is read where memory made that less."""
+    found: dict[str, Stateful] = {}
+    for kind, reward in rewards.items():
+        found |= prices(reward)
+        found |= {f"{kind}-{i}": part for i, part in enumerate(learned_in(reward).values())}
+    return found
 
 
 def in_turn(measure: Callable[[int], Metrics], batches: Ahead | Any) -> Callable[[int], Metrics]:
@@ -244,6 +250,7 @@ def measuring(
     from preferent.losses.policy import k1
 
     drawn = alike(sampler, seed=sampler.seed + EVALUATION)
+    reward = watched(reward)
 
     def measure(step: int) -> Metrics:
         sampler.load(learner.weights(), learner.version)  # both draw from one policy, which may be a copy

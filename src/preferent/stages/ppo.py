@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from preferent.algorithms.ppo import Config
 from preferent.config import group
+from preferent.stages.constraint import CostOptions, constrained
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -55,6 +56,7 @@ class Options:
     model: ModelOptions
     data: DataOptions
     reward: RewardOptions
+    cost: CostOptions = CostOptions()
     ppo: Config = field(default_factory=Config)
     price: KLOptions = KLOptions()
     ptx: PtxOptions = PtxOptions()
@@ -85,13 +87,17 @@ def run(options: Options, *, title: str = "PPO") -> None:
     from preferent.rewards.shaping import AdaptiveKL
     from preferent.stages import online, plan, training
 
-    reads = [*training.readable([*options.reward.reward, *options.reward.truth]), *options.ptx.ptx_data]
+    reads = [
+        *training.readable([*options.reward.reward, *options.reward.truth, *options.cost.cost]),
+        *options.ptx.ptx_data,
+    ]
     with training.opened(options, reads=reads) as run:
         policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
         reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
         reward = online.shortened(reward, options.drawing, options.sampling)
+        reward = constrained(reward, options.cost, policy.tokenizer, device=options.model.device)
         truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
