@@ -30,8 +30,9 @@ from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.sft import sft
 from preferent.algorithms.tr_dpo import tr_dpo
 from preferent.data.batches import Batches
-from preferent.data.collate import demonstrations, pairs
+from preferent.data.collate import demonstrations
 from preferent.data.columns import parse
+from preferent.data.comparisons import pairs
 from preferent.data.rated import Collate, Judged, Rated
 from preferent.data.rows import BadRow, rows
 from preferent.data.template import Template

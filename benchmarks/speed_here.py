@@ -19,8 +19,9 @@ from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.sft import sft
 from preferent.data.batches import Batches
-from preferent.data.collate import demonstrations, pairs
+from preferent.data.collate import demonstrations
 from preferent.data.columns import parse
+from preferent.data.comparisons import pairs
 from preferent.data.rated import Rated
 from preferent.data.template import Template
 from preferent.models.load import actor_critic, load_policy, load_scorer

@@ -24,7 +24,8 @@ from preferent.algorithms.sft import sft
 from preferent.algorithms.tr_dpo import tr_dpo
 from preferent.algorithms.wpo import weighted
 from preferent.data.batches import Batches
-from preferent.data.collate import by_prompt, demonstrations, pairs
+from preferent.data.collate import demonstrations
+from preferent.data.comparisons import by_prompt, pairs
 from preferent.data.rated import Collate, Neighbours
 from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.models.policy import Follower

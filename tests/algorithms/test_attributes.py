@@ -7,7 +7,8 @@ import torch
 
 from preferent.algorithms.attributes import ByAspect, Rated, Regression, by_aspect, rated, spread
 from preferent.algorithms.reward_model import THURSTONE, BradleyTerry, reward_model
-from preferent.data.collate import pairs, replies
+from preferent.data.collate import replies
+from preferent.data.comparisons import pairs
 from preferent.losses import preference as losses
 from preferent.runtime.learner import local_learner
 from preferent.testing import Bigram

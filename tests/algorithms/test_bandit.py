@@ -11,7 +11,7 @@ from preferent.algorithms import ppo as ppo_
 from preferent.algorithms.best_of_n import best_of_n
 from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import RLOO, Config, grpo
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.evaluation.best_of_n import kl_bound
 from preferent.losses import policy as policies
 from preferent.rewards.shaping import AdaptiveKL

@@ -10,7 +10,7 @@ from preferent.algorithms import objectives
 from preferent.algorithms.dpo import DPO, dpo, referred
 from preferent.algorithms.objectives import hinge, ipo
 from preferent.data.batches import Batches
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.runtime.learner import LocalLearner, local_learner
 from preferent.testing import END, Bigram
 from preferent.types import Prompt

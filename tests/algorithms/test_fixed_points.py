@@ -12,7 +12,7 @@ import torch
 from preferent.algorithms import objectives
 from preferent.algorithms.dpo import Objective, dpo, on
 from preferent.algorithms.tr_dpo import tr_dpo
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.models.policy import Follower
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.types import Prompt

@@ -8,7 +8,7 @@ import torch
 
 from preferent.algorithms.listwise import Listwise, best_only, in_order, lists
 from preferent.algorithms.reward_model import BradleyTerry, reward_model
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.runtime.learner import local_learner
 from preferent.testing import Bigram
 from preferent.types import Preference, Prompt

@@ -14,7 +14,7 @@ from preferent.algorithms.dpo import DPO, Objective, Referred, Side, dpo, mixed,
 from preferent.algorithms.tr_dpo import tr_dpo
 from preferent.algorithms.wpo import weighted
 from preferent.data.batches import Batches
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.losses import preference as losses
 from preferent.models.load import load_policy
 from preferent.models.policy import Follower

@@ -8,7 +8,8 @@ import torch
 
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
 from preferent.data.batches import Batches
-from preferent.data.collate import pairs, replies
+from preferent.data.collate import replies
+from preferent.data.comparisons import pairs
 from preferent.runtime.learner import local_learner
 from preferent.testing import Bigram
 from preferent.types import Prompt

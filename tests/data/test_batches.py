@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from preferent.algorithms.reward_model import BradleyTerry
 from preferent.config import UsageError
 from preferent.data.batches import Batches, in_order, keyed
-from preferent.data.collate import demonstrations, episodes, logprobs, pairs, replies
+from preferent.data.collate import demonstrations, episodes, logprobs, replies
+from preferent.data.comparisons import pairs
 from preferent.stages.options import Margins
 from preferent.testing import Bigram
 from preferent.types import Demonstration, Episode, Prompt, Reply

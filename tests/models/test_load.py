@@ -11,7 +11,8 @@ import torch
 
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
-from preferent.data.collate import pairs, replies
+from preferent.data.collate import replies
+from preferent.data.comparisons import pairs
 from preferent.data.template import Template
 from preferent.models.device import chosen_device
 from preferent.models.load import found, is_scorer, load_policy, load_scorer, load_tokenizer, save

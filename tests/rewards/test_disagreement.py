@@ -8,7 +8,7 @@ import torch
 
 from preferent.algorithms.dpo import dpo
 from preferent.data.batches import Batches
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.data.template import Template
 from preferent.models.load import load_policy, load_scorer
 from preferent.rewards.disagreement import Exploit, exploits, reweighted

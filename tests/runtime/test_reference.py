@@ -11,7 +11,7 @@ from killing import alone, deaths
 from preferent.algorithms.dpo import dpo, referred
 from preferent.config import UsageError
 from preferent.data.batches import Batches
-from preferent.data.collate import pairs
+from preferent.data.comparisons import pairs
 from preferent.models.load import load_policy
 from preferent.runtime.learner import local_learner
 from preferent.runtime.reference import Remembered, keys_of, mark_of

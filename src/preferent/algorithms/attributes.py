@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from preferent.algorithms.reward_model import Link, smoothed
-from preferent.data.collate import Opinion, grouped_pairs, replies, told_by
+from preferent.data.collate import replies
+from preferent.data.comparisons import Opinion, grouped_pairs, told_by
 from preferent.losses import preference
 from preferent.losses.means import over_rows
 from preferent.losses.reward import regression

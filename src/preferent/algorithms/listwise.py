@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from preferent.data.collate import Opinion, replies
+from preferent.data.collate import replies
+from preferent.data.comparisons import Opinion
 from preferent.losses.means import over_rows
 from preferent.losses.reward import choices, listed, plackett_luce
 from preferent.types import Loss, PerReply, Ranking, Replies, Scorer

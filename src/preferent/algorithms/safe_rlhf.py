@@ -19,7 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from preferent.data.collate import Opinion, grouped_pairs, told_by
+from preferent.data.comparisons import Opinion, grouped_pairs, told_by
 from preferent.losses import preference
 from preferent.losses.means import over_rows
 from preferent.losses.reward import cost

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, overload
 
 from preferent.config import UsageError
-from preferent.data import collate
+from preferent.data import collate, comparisons
 from preferent.data.arrow import parts, prompt_of
 from preferent.data.batches import Batches, keyed
 from preferent.data.columns import Kind, Unpaired
@@ -30,7 +30,7 @@ Collate = Callable[[list[Any]], Any]
 
 COLLATE: Mapping[Kind, Collate] = {
     "demonstrations": collate.demonstrations,
-    "preferences": collate.pairs,
+    "preferences": comparisons.pairs,
     "prompts": list,
     "unpaired": list,
     "rated": list,
@@ -57,16 +57,16 @@ class Loaded(Sequence[T], Generic[T]):
 
     def batches(self, size: int, *, seed: int = 0, epochs: float = 1.0, steps: int | None = None) -> Batches[T, Any]:
         """Batches in keyed shuffled order, to be given to an algorithm; opinions on one prompt stay together."""
-        if self.collate is collate.pairs:
+        if self.collate is comparisons.pairs:
             groups: Sequence[Any] = self.by_prompt()
-            return Batches(groups, size, collate.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
+            return Batches(groups, size, comparisons.grouped_pairs, seed=seed, epochs=epochs, steps=steps)
         return Batches(self.rows, size, self.collate, seed=seed, epochs=epochs, steps=steps)
 
     def by_prompt(self) -> Sequence[list[Any]]:
         """All opinions on replies to one prompt together; on disk they are read when they are asked for."""
         if isinstance(self.rows, Joined):
             return self.rows.by_prompt()
-        return collate.by_prompt(self.rows, prompt_of)
+        return comparisons.by_prompt(self.rows, prompt_of)
 
 
 def load_demonstrations(

@@ -15,7 +15,7 @@ from torch import Tensor
 from preferent.config import UsageError
 from preferent.data.arrow import prompt_of
 from preferent.data.batches import Batches, keyed, steps_in
-from preferent.data.collate import by_prompt
+from preferent.data.comparisons import by_prompt
 from preferent.data.joined import joined
 from preferent.data.load import Collate, Loaded
 from preferent.data.reading import Report

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from preferent.config import UsageError
-from preferent.data import collate
+from preferent.data import collate, comparisons
 from preferent.data.arrow import prompt_of
 from preferent.data.columns import Unpaired
 from preferent.data.load import Loaded, Opinion, Source, load
@@ -119,7 +119,7 @@ class Streamed:
     others: bool = True
 
     def __call__(self, rows: Sequence[Judgement]) -> Rated:
-        groups = collate.by_prompt(rows, prompt_of)
+        groups = comparisons.by_prompt(rows, prompt_of)
         return Collate(self.longest)(Neighbours(groups, self.others))
 
 
@@ -143,7 +143,7 @@ def marks_of(judgement: Judgement) -> list[tuple[Reply, float]]:
     if getattr(judgement, "both_bad", False):
         return [(option, 0.0) for option in judgement.comparison.options]
     won: dict[tuple[int, ...], list[float]] = {option.tokens: [] for option in judgement.comparison.options}
-    for better, worse, choice, _, _ in collate.compared(judgement, {}):
+    for better, worse, choice, _, _ in comparisons.compared(judgement, {}):
         won[better.tokens].append(choice)
         won[worse.tokens].append(1 - choice)
     # An option without a pair is one of several that a choice gave no chance at all.

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from preferent.data.collate import Opinion, moved, replies
+from preferent.data.collate import moved, replies
+from preferent.data.comparisons import Opinion
 from preferent.data.template import Template
 from preferent.losses.reward import Combination, combine
 from preferent.models.plan import token_budget

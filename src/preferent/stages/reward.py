@@ -17,7 +17,7 @@ from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from preferent.data.collate import Opinion
+    from preferent.data.comparisons import Opinion
     from preferent.models.scorer import ScoringModel
     from preferent.runtime.learner import LocalLearner
     from preferent.stages.scoring import Told
@@ -190,7 +190,7 @@ def measured(learners: Sequence[LocalLearner[Any]], told: Told, parts: Sequence[
 
     ``disagreement`` is the share of the pairs of which the members do not all say the same.
     """
-    from preferent.data.collate import grouped_pairs
+    from preferent.data.comparisons import grouped_pairs
     from preferent.losses.preference import accuracy
 
     batches = [told.collate(part) for part in parts]
@@ -224,7 +224,7 @@ def write_judged(
 
     A pair on which a member has no number to say is left out.
     """
-    from preferent.data.collate import compared, grouped_pairs
+    from preferent.data.comparisons import compared, grouped_pairs
     from preferent.evaluation.judged import judged, written
     from preferent.runtime import files
 

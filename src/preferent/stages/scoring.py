@@ -12,7 +12,7 @@ from preferent.algorithms.listwise import Listwise, best_only, in_order, lists
 from preferent.algorithms.reward_model import BradleyTerry, Link
 from preferent.algorithms.safe_rlhf import CostModel, by_harm
 from preferent.config import UsageError
-from preferent.data import collate
+from preferent.data import comparisons
 from preferent.data.load import load_demonstrations, load_preferences
 from preferent.losses import preference
 from preferent.rewards.learned import Scale, scale_of, scales_of
@@ -83,7 +83,7 @@ def paired(how: RewardOptions, link: Link, groups: Groups) -> Told:
     """Pairs, as a whole or by aspect."""
     if not how.heads:
         objective = BradleyTerry(centring=how.centring, smoothing=how.smoothing, link=link)
-        return Told(partial(collate.grouped_pairs, margins=Margins(how.margins)), objective, own_scale, 1)
+        return Told(partial(comparisons.grouped_pairs, margins=Margins(how.margins)), objective, own_scale, 1)
     for head in how.heads:
         if not any(head in (row.comparison.context.info.get("aspects") or {}) for group in groups for row in group):
             raise UsageError(f"--heads {head}: no row names it in a column aspects, such as {{{head!r}: 0.8}}.")

@@ -29,7 +29,7 @@ def accuracy(
 
     ``ties`` is the share of the pairs that the annotators left undecided.
     """
-    from preferent.data.collate import compared
+    from preferent.data.comparisons import compared
     from preferent.evaluation.winrate import outcomes, win_rate
     from preferent.stages import speaking
 
