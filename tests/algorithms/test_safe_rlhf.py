@@ -78,7 +78,7 @@ def test_drawn_replies_come_to_cost_the_limit():
             ToySampler(policy, length=1),
             rewarded,
             [[QUESTION]] * 80,
-            objective=replace(RLOO, kl=BETA),
+            objective=replace(RLOO, kl_reward=BETA),
             config=Config(group=128),
         )
     )
