@@ -127,6 +127,25 @@ def test_learning_lowers_the_loss_and_raises_the_margin(data, tmp_path):
     assert margins[-1] > 1
 
 
+def test_a_reference_of_its_own_is_what_margins_are_to_and_has_to_read_the_same_tokens(data, tmp_path, capsys):
+    quietly(*command("sft", data), "--epochs", "4", "--out", tmp_path / "sft")
+    words = ["dpo", "--data", data["prefs"], *FAST, "--steps", "1", "--model", tmp_path / "sft"]
+    quietly(*words, "--reference", base(), "--out", tmp_path / "other")
+    quietly(*words, "--reference", tmp_path / "sft", "--out", tmp_path / "itself")
+    quietly(*words, "--out", tmp_path / "none")
+    margins = [next(metrics_in(tmp_path / name / "metrics.jsonl"))["margin"] for name in ("other", "itself", "none")]
+    assert abs(margins[0]) > 0.1
+    assert margins[1:] == pytest.approx([0, 0], abs=1e-5)
+    assert same(weights(tmp_path / "itself"), weights(tmp_path / "none"))
+    text = written(tmp_path / "text.jsonl", [{"text": "quite another text, of other words"}] * 3)
+    quietly("init", "--text", text, "--out", tmp_path / "strange", "--hidden", 32, "--layers", 1, "--heads", 2)
+    assert run(*words, "--reference", tmp_path / "strange", "--out", tmp_path / "x") == 2
+    assert "has another tokenizer or chat template" in capsys.readouterr().err
+    assert run(*words, "--reference", base(), "--follow", "0.5", "--out", tmp_path / "x") == 2
+    assert "leave --reference out" in capsys.readouterr().err
+    assert left(tmp_path / "x") == []
+
+
 def test_the_best_checkpoint_is_kept_and_patience_ends_the_run(data, tmp_path, capsys):
     """At a learning rate that makes it worse, the first evaluation is the best, and two more are waited for."""
     words = ["sft", "--model", base(), "--data", data["demos"], "--eval-data", data["demos"], *SMALL]

@@ -48,11 +48,21 @@ class UncertaintyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AnchorOptions:
+    """Reference model."""
+
+    reference: Annotated[
+        str | None, "what log-ratios are to: a folder or Hub name, of the same tokenizer; none: --model as it starts"
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """Learn from comparisons directly, without a reward model and without sampling.
 
-    The reference is the model as it starts: what it says of each reply is computed once, before the first step, so that
-    it takes no memory (only with --streaming does a copy of the model stay). Rows are as for ``preferent reward``.
+    The reference is the model as it starts, or the --reference. What it says of each reply is computed once, before the
+    first step, so that it takes no memory (only with --streaming does a copy stay). Rows are as for ``preferent
+    reward``.
 
     --objective takes DPO's relatives, alone or weighed against one another; `preferent methods` says what each needs.
 
@@ -67,6 +77,7 @@ class Options:
     data: DataOptions
     dpo: PairOptions = PairOptions()
     reference: ReferenceOptions = ReferenceOptions()
+    anchor: AnchorOptions = AnchorOptions()
     uncertainty: UncertaintyOptions = UncertaintyOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6)
     run: RunOptions
@@ -84,8 +95,7 @@ def run(options: Options, *, title: str = "") -> None:
     objective = objective_of(options.dpo)
     check_following(options.reference, objective)
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
-    doubted = [options.uncertainty.uncertainty] if options.uncertainty.uncertainty else []
-    with training.opened(options, reads=training.readable(doubted)) as run:
+    with training.opened(options, reads=reads_of(options, objective)) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_preferences, options, template)
@@ -93,9 +103,11 @@ def run(options: Options, *, title: str = "") -> None:
         batches = training.batched(load_preferences, "preferences", options, template)
         learner = training.learner_of(policy, options, updates=len(batches))
         reference: Remembered | Follower | None = None
+        other: LanguagePolicy | None = None
         if objective.referred:
             follows = options.reference.follow is not None
-            reference = Follower(policy) if follows else training.reference_of(policy, batches)
+            other = reference_named(options, policy)
+            reference = Follower(policy) if follows else training.reference_of(policy, batches, other)
         doubt = ensemble_of(options, policy)
         if options.run.dry_run:
             held: dict[str, Any] = {"policy": policy} | ({"reference": reference} if reference else {})
@@ -105,7 +117,8 @@ def run(options: Options, *, title: str = "") -> None:
             return
         watched: Policy | None = reference
         if isinstance(reference, Remembered):
-            watched = training.asked(reference, run, policy, learner, batches, held_out, title=title)
+            watched = training.asked(reference, run, other or policy, learner, batches, held_out, title=title)
+            del other  # it has said all that there is to say
 
         def measure(_: int) -> dict[str, float]:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
@@ -135,6 +148,33 @@ def check_following(options: ReferenceOptions, objective: Objective) -> None:
         raise UsageError("--follow-every says how often, and without --follow the reference stays.\nGive --follow 0.6.")
     if options.follow is not None and not objective.referred:
         raise UsageError("--follow moves the reference, and this objective asks none.\nLeave --follow away.")
+
+
+def reads_of(options: Options, objective: Objective) -> list[str]:
+    """The other models that there are. Raises UsageError for a --reference that would not be asked."""
+    from preferent.models.load import found
+    from preferent.stages import training
+
+    named, doubted = options.anchor.reference, options.uncertainty.uncertainty
+    if named is not None and not objective.referred:
+        raise UsageError("--reference is what log-ratios are to, and this objective has none.\nLeave --reference away.")
+    if named is not None and options.reference.follow is not None:
+        raise UsageError("--follow moves a reference that begins at --model: leave --reference out.")
+    return [*([found(named)] if named else []), *training.readable([doubted] if doubted else [])]
+
+
+def reference_named(options: Options, policy: LanguagePolicy) -> LanguagePolicy | None:
+    """The --reference, which has to read the same tokens."""
+    from preferent.models.load import load_policy
+    from preferent.rewards.load import same_text
+
+    name, how = options.anchor.reference, options.model
+    if name is None:
+        return None
+    other = load_policy(name, device=how.device, trust_remote_code=how.trust_remote_code).requires_grad_(False)
+    if not same_text(other.tokenizer, policy.tokenizer):
+        raise UsageError(f"--reference {name} has another tokenizer or chat template than {how.model}.")
+    return other
 
 
 def ensemble_of(options: Options, policy: LanguagePolicy) -> LearnedReward | None:

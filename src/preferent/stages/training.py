@@ -252,8 +252,10 @@ def learner_of(
     )
 
 
-def reference_of(policy: LanguagePolicy, batches: Batches[Any, Any] | StreamBatches[Any]) -> Remembered:
-    """The policy as it starts, for a method that sees the same replies again; ``asked`` is to follow before a step.
+def reference_of(
+    policy: LanguagePolicy, batches: Batches[Any, Any] | StreamBatches[Any], other: LanguagePolicy | None = None
+) -> Remembered:
+    """The policy as it starts, or another, for a method that sees replies again; ``asked`` is to follow before a step.
 
     It needs no copy of the weights: asked for everything before they change, it is the policy itself. What a stream
     will bring is not known then, so there a copy goes on answering.
@@ -261,6 +263,8 @@ def reference_of(policy: LanguagePolicy, batches: Batches[Any, Any] | StreamBatc
     from preferent.data.batches import Batches
     from preferent.runtime.reference import Remembered
 
+    if other is not None:
+        return Remembered(other)
     itself = isinstance(batches, Batches) and not policy.has_adapter
     return Remembered(policy if itself else policy.frozen())
 
