@@ -135,7 +135,7 @@ def test_the_marks_of_an_expected_output_mean_what_they_say():
 
 # Names of files that runs and readers make, and that are no files of the project.
 MADE = re.compile(
-    r"runs/|(config|run)\.yaml|(manifest|score|evaluation|results|losses|job|rows)\.json|judgements\.txt|step-N|member-|<name>|"
+    r"runs/|(config|run)\.yaml|(manifest|score|evaluation|results|losses|job|rows|rounds)\.json|judgements\.txt|truth\.py|step-N|member-|round-N|<name>|"
     r"model/|events/|samples/|reference/|checkpoints/|\w+\.jsonl|file\.py|\.gz$|dist/"
 )
 PLACES = (ROOT, ROOT / "src" / "preferent", ROOT / "tests", ROOT / "src")

@@ -4,7 +4,8 @@ A command is a module with a frozen dataclass ``Options`` and ``run(options)``, 
 Flags, help and errors are made from the dataclass; flags win over ``--config``, which wins over defaults. Importing
 this module imports no command, so ``preferent --help`` is quick.
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend, 130 interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend, 3 a loop that waits for people, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, s
     "grpo": ("preferent.stages.grpo", "Reinforcement learning on groups of replies, without a critic.", "Train"),
     "dpo": ("preferent.stages.dpo", "Learn from comparisons directly, without a reward model.", "Train"),
     "kto": ("preferent.stages.kto", "Learn from replies judged good or bad one by one.", "Train"),
+    "loop": ("preferent.stages.loop", "Ask, train a reward model and a policy, evaluate; and again.", "Train"),
     "sample": ("preferent.stages.sample", "Write a model's replies to prompts into a file.", "Use"),
     "chat": ("preferent.stages.chat", "Talk to a model.", "Use"),
     "evaluate": ("preferent.stages.evaluate", "Compare models on held-out prompts.", "Use"),
@@ -153,11 +155,16 @@ class Command(click.Command):
         given = {word.name: _spoken(word, ctx.params[word.name]) for word in self.words if _given(ctx, word.name)}
         if self.positional and (first := ctx.params["positional"]):
             given[self.positional.name] = first if self.positional.many else first[0]
-        path: Path | None = ctx.params["config"]
+        # A command with sections has its file as its argument, and reads what is nested in it itself.
+        sections: tuple[str, ...] = getattr(self.module.Options, "sections", ())
+        path: Path | None = Path(ctx.params["positional"][0]) if sections and ctx.params["positional"] else None
+        path = path or ctx.params["config"]
         path = path / "config.yaml" if path and path.is_dir() else path
         filed = read_yaml(path) if path else {}
         if path and path.with_name("manifest.json").exists():
             filed = {name: value for name, value in filed.items() if name not in NOT_FED_BACK}
+        nested = {name for name, value in filed.items() if name in sections or (sections and isinstance(value, dict))}
+        filed = {name: value for name, value in filed.items() if name not in nested}
         flags = {word.name: _name(word, self.positional) for word in self.words}
 
         def called(name: str) -> str:
@@ -362,5 +369,7 @@ def _missing_extra(error: ModuleNotFoundError) -> Exception:
 
 def _way_back(options: Any) -> str:
     said = flatten(options)
-    saved = "resume" in said and any(Path(said["out"], "checkpoints").glob("step-*"))
+    saved = "resume" in said and any(
+        step for each in ("checkpoints/step-*", "round-*") for step in Path(said["out"]).glob(each)
+    )
     return " The same command with --resume goes on from the last checkpoint." if saved else ""

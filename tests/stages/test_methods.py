@@ -13,6 +13,7 @@ from preferent.stages.methods import METHODS, Family
 from preferent.stages.objective import OBJECTIVES, PairOptions, objective_of
 
 WHERE = {"model": "runs/sft", "data": ("rows.jsonl",), "out": "runs/x", "reward": ("runs/rm",), "prompts": ("p.jsonl",)}
+WHERE |= {"file": "loop.yaml", "held_out": ("h.jsonl",), "annotator": "people"}
 
 
 def asked(command):

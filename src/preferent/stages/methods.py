@@ -66,6 +66,11 @@ METHODS = (
         "ratings or pairs, reference",
         "D'Oosterlinck et al. 2024",
     ),
+    Method("iterated online loop", "online", "loop", "people, or what stands in for them", "Bai et al. 2022"),
+    Method("iterated DPO", "online", "loop --method dpo --start last", "the same", "Xu et al. 2023"),
+    Method(
+        "iterated DPO, frozen reference", "online", "loop --method dpo --start last --anchor first", "the same", "–"
+    ),
     Method("PPO", "policy gradient", "ppo", SR, "Ouyang et al. 2022"),
     Method("PPO-ptx", "policy gradient", "ppo --ptx-data demos.jsonl", f"{SR}, demonstrations", "Ouyang et al. 2022"),
     Method("GRPO", "policy gradient", "grpo", SR, "Shao et al. 2024"),
