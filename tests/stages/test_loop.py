@@ -17,7 +17,7 @@ from tiny_runs import PROMPTS, base, left, reward, rows_of, run, written
 from preferent.feedback.asking import work
 from preferent.feedback.records import Choice, canonical
 from preferent.feedback.store import open_engine
-from preferent.feedback.store.store import add_annotator, read_judgements
+from preferent.feedback.store.store import UNFIT, add_annotator, read_judgements
 from preferent.models.load import load_policy, load_scorer
 from preferent.runtime import files
 from preferent.runtime.provenance import judgements, trace
@@ -126,6 +126,18 @@ def test_each_round_asks_about_other_prompts_until_all_had_their_turn(tmp_path):
     assert set(asked[0]) | set(asked[1]) == {row["prompt"] for row in PROMPTS[:8]}
     judged = rows_of(tmp_path / "out" / "round-1" / "comparisons.jsonl")
     assert sorted(row["prompt"][0]["content"] for row in judged) == sorted(asked[0])
+
+
+def test_a_share_of_the_pairs_are_exploits_of_the_last_reward_model(tmp_path):
+    words = {"adversarial": 0.5, "reward": SHORT | {"members": 2}, "method": "grpo", "grpo": SHORT | {"group": 2}}
+    assert run("loop", loop_of(tmp_path, **words)) == 0
+    assert not (tmp_path / "out" / "round-1" / "exploits.jsonl").exists()
+    doubted = rows_of(tmp_path / "out" / "round-2" / "exploits.jsonl")
+    fit = [row["completions"] for row in doubted if not UNFIT.search("".join(row["completions"]))]
+    judged = rows_of(tmp_path / "out" / "round-2" / "comparisons.jsonl")
+    assert (len(doubted), len(fit) > 0, len(judged)) == (3, True, 6)
+    asked = {frozenset((row["chosen"][0]["content"], row["rejected"][0]["content"])) for row in judged}
+    assert {frozenset(pair) for pair in fit} <= asked
 
 
 def test_adapters_are_trained_round_upon_round(tmp_path):
@@ -294,6 +306,7 @@ def test_iterated_dpo_moves_its_reference_or_keeps_it(anchor, tmp_path):
         ({"ppo": {"out": "x"}}, 'ppo: "out" is for the loop to say'),
         ({"anchor": "last"}, "`preferent ppo` pays its KL to where it starts: give --anchor as --start"),
         ({"held_out": "nothing.jsonl"}, "nothing.jsonl"),
+        ({"adversarial": 0.5}, "--adversarial asks where members disagree"),
         ({"data": "old.jsonl=0.3"}, "a loop's files have no weights"),
         ({"guideline": "nothing.txt"}, "--guideline nothing.txt: cannot be read"),
         ({"campaign": "long" * 16}, "--campaign: expected 64 characters at most; got 73"),

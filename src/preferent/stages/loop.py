@@ -190,6 +190,7 @@ class Plan:
             sections=self.sections,
             prompts=options.data.prompts,
             held_out=options.data.held_out,
+            before=out / f"round-{number - 1}" / "reward" if self.learned and number > 1 else None,
             data=[*options.data.data, *so_far],
             store=options.ask.store or str(out / "judgements.db"),
             campaign=f"{options.ask.campaign or out.resolve().name}, round {number}",
@@ -221,6 +222,10 @@ class Plan:
             raise UsageError(f'--campaign: expected {LONGEST} characters at most; got {len(last)}: "{last}".')
         url_of(self.options.ask.store or "")
         guideline_of(self.options.ask)
+        if self.options.ask.adversarial and not (self.learned and second.options("reward").reward.members > 1):
+            raise UsageError(
+                "--adversarial asks where members disagree: in the section reward:, give members: 2 or more."
+            )
         if not self.round(1).people:
             training.readable([self.options.ask.annotator])
 
@@ -272,9 +277,8 @@ class Plan:
         from preferent.stages.standing import compared, measured
 
         path, wins = at.path("evaluation.json"), at.path("wins.json")
-        before = self.round(at.number - 1).path("reward") if self.learned and at.number > 1 else None
         if not path.is_file():
-            write(path, measured(at, learned=self.learned, before=before))
+            write(path, measured(at, learned=self.learned))
         if wins.name in self.ends and not wins.is_file():
             write(wins, compared(at))
 

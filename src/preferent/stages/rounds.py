@@ -2,6 +2,7 @@
 
     prompts.jsonl      what is asked about in this round
     replies.jsonl      several replies to each, by the policy that the round begins with
+    exploits.jsonl     pairs that the last round's reward model may be wrong about, where some are to be judged
     asked.jsonl        pairs of them, where people judge; `preferent data import` takes what they say elsewhere
     comparisons.jsonl  the pairs as they were judged; each row names its judgements in the store
     reward/            the reward model of this round, trained on the judgements of all rounds so far
@@ -26,7 +27,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from preferent.config import UsageError, build, words
 from preferent.feedback.crowd import Crowd, chance
@@ -67,6 +68,13 @@ class AskOptions:
     asked: Annotated[int | None, "prompts to ask about in a round, others in each; none: all of them", Gt(0)] = None
     replies: Annotated[int, "replies to each of them", Ge(2)] = 4
     comparisons: Annotated[int | None, "pairs of replies to judge in a round; none: one for each prompt", Gt(0)] = None
+    adversarial: Annotated[
+        float,
+        "share of a round's pairs that are likely exploits of the last round's reward model, an ensemble (reward: "
+        "members): a reply that it marks high and its members disagree on, beside one that they trust",
+        Ge(0),
+        Le(1),
+    ] = 0.0
     compared: Annotated[
         int, "held-out prompts on which people say, after each round, whether its policy beats the first one", Ge(0)
     ] = 0
@@ -96,6 +104,7 @@ class Round:
     sections: Mapping[str, Mapping[str, Any]]  # words for one part
     prompts: Sequence[str]
     held_out: Sequence[str]
+    before: Path | None  # the last round's reward model
     data: Sequence[str]  # comparisons from before the loop, and of the rounds so far, this one's with them
     store: str
     campaign: str
@@ -116,6 +125,21 @@ class Round:
         if not self.path("prompts.jsonl").is_file():
             write(self.path("prompts.jsonl"), self.questions())
         self.run("sample")
+
+    def exploits(self) -> list[Item]:
+        """What the last round's reward model may be wrong about: of the same replies, drawn again."""
+        most = round(self.ask.adversarial * self.most)
+        if self.before is None or most == 0:
+            return []
+        if not self.path("exploits.jsonl").is_file():
+            doubted = {"out": self.path("exploits.jsonl"), "reward": (str(self.before),), "adversarial": most}
+            importlib.import_module("preferent.stages.sample").run(self.options("sample", **doubted))
+        return pairs(read(self.path("exploits.jsonl")), most, policy=self.last, seed=self.seed)
+
+    @property
+    def most(self) -> int:
+        """Pairs to judge."""
+        return self.ask.comparisons or len(read(self.path("replies.jsonl")))
 
     def questions(self) -> list[Row]:
         """The next ``asked`` of all prompts in an order drawn once: round by round all of them, then again."""
@@ -141,7 +165,8 @@ class Round:
         if self.path("comparisons.jsonl").is_file():
             return
         replies = read(self.path("replies.jsonl"))
-        items = pairs(replies, self.ask.comparisons or len(replies), policy=self.last, seed=self.seed)
+        drawn = pairs(replies, self.most, policy=self.last, seed=self.seed)
+        items = list({of.id: of for of in (*self.exploits(), *drawn)}.values())[: self.most]
         if not items:
             raise UsageError(
                 f"{self.path('replies.jsonl')}: no prompt has two replies that differ, so there is nothing to compare. "
@@ -222,10 +247,10 @@ class Round:
         elif not (options.run.out / "model").is_dir():
             importlib.import_module(f"preferent.stages.{name}").run(options, title=title)
 
-    def options(self, name: str) -> Any:
+    def options(self, name: str, **more: Any) -> Any:
         """The options of a command in this round. Raises UsageError that names what of its section is wrong."""
         cls = importlib.import_module(f"preferent.stages.{name}").Options
-        mine = self.mine(name)
+        mine = self.mine(name) | more
         section = self.sections.get(name, {})
         if fixed := [word for word in section if word in mine and (name, word) != ("reward", "model")]:
             raise UsageError(f'{name}: "{fixed[0]}" is for the loop to say. Leave it out.')

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from preferent.config import build, words
@@ -27,10 +26,10 @@ Row = dict[str, Any]
 HELD_OUT = ", held out"  # what the campaign about held-out prompts is called besides
 
 
-def measured(round_: Round, *, learned: bool, before: Path | None) -> dict[str, Any]:
+def measured(round_: Round, *, learned: bool) -> dict[str, Any]:
     """The round's ``evaluation.json``, as `preferent evaluate` would write it and with more in each row.
 
-    ``learned``: whether there is a reward model; ``before``: that of the last round, if there was one.
+    ``learned``: whether there is a reward model.
     """
     names = {"start": round_.first, f"round {round_.number}": str(round_.path("policy"))}
     if round_.number > 1:
@@ -40,7 +39,7 @@ def measured(round_: Round, *, learned: bool, before: Path | None) -> dict[str, 
         rewards["truth"] = round_.ask.annotator
     told = read(round_.path("comparisons.jsonl"))
     decided = any(row["choice"] != 0.5 for row in told)
-    tried = evaluate.reward_tried(options_of(round_, str(before))) if before and decided else []
+    tried = evaluate.reward_tried(options_of(round_, str(round_.before))) if round_.before and decided else []
     return {
         "models": standings(round_, names, rewards),
         "reward": tried,
