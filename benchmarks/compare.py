@@ -44,14 +44,16 @@ METHODS = {
     "SPPO": ("dpo", PAIRS | {"objective": ("sppo",), "beta": 0.1}),
     "PPO": ("ppo", TRAINING["ppo"]),
     "GRPO": ("grpo", GROUPS),
-    "RLOO": ("grpo", GROUPS | {"objective": "rloo"}),
+    "RLOO": ("grpo", GROUPS | {"objective": "rloo", "kl": None, "kl_reward": 0.1}),
+    "REINFORCE++": ("grpo", GROUPS | {"objective": "reinforce++", "kl": None, "kl_reward": 0.1}),
     "Dr. GRPO": ("grpo", GROUPS | {"objective": "dr-grpo"}),
     "DAPO": ("grpo", GROUPS | {"objective": "dapo", "kl": None}),
+    "GSPO": ("grpo", GROUPS | {"objective": "gspo"}),
 }
 
 
 def folder_of(name):
-    return name.lower().replace(". ", "-").replace(" ", "-")
+    return name.lower().replace(". ", "-").replace(" ", "-").replace("+", "p")
 
 
 def prepared(folder, seed):

@@ -33,7 +33,7 @@ def test_the_whole_is_the_weighted_sum_and_each_part_is_named(a, b):
     check_reward(whole, EPISODES)
     for e, score in zip(EPISODES, whole(EPISODES), strict=True):
         assert score.value == pytest.approx(a * len(e.tokens) + b * e.tokens[0])
-        assert score.parts == {"length": len(e.tokens), "first": e.tokens[0]}
+        assert score.parts == {"length": len(e.tokens), "length/tokens": len(e.tokens), "first": e.tokens[0]}
 
 
 def test_each_reward_is_asked_once_for_all_episodes():

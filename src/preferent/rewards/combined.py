@@ -10,7 +10,7 @@ from preferent.types import Episode, Reward, Score
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """The sum of weight · reward; each reward's own value is a part by its name."""
+    """The sum of weight · reward; each reward's own value is a part by its name, and so are its parts, behind it."""
 
     rewards: Mapping[str, tuple[Reward, float]]
 
@@ -19,7 +19,8 @@ class Weighted:
         return [
             Score(
                 sum(weight * said[name][i].value for name, (_, weight) in self.rewards.items()),
-                {name: scores[i].value for name, scores in said.items()},
+                {name: scores[i].value for name, scores in said.items()}
+                | {f"{name}/{part}": x for name, scores in said.items() for part, x in scores[i].parts.items()},
             )
             for i in range(len(episodes))
         ]
