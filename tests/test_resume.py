@@ -16,12 +16,14 @@ from preferent.algorithms.grpo import GRPO, grpo
 from preferent.algorithms.grpo import Config as GRPOConfig
 from preferent.algorithms.kto import Shift, bco, kto
 from preferent.algorithms.listwise import Listwise, lists
+from preferent.algorithms.nash_md import nash_md
+from preferent.algorithms.online_dpo import online_dpo
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import BradleyTerry, ensemble, reward_model
 from preferent.algorithms.safe_rlhf import Constrained, Multiplier
 from preferent.algorithms.sft import sft
-from preferent.algorithms.tr_dpo import tr_dpo
+from preferent.algorithms.tr_dpo import following, tr_dpo
 from preferent.algorithms.wpo import weighted
 from preferent.data.batches import Batches
 from preferent.data.collate import demonstrations
@@ -29,6 +31,7 @@ from preferent.data.comparisons import by_prompt, pairs
 from preferent.data.rated import Collate, Neighbours
 from preferent.models.load import actor_critic, load_policy, load_scorer
 from preferent.models.policy import Follower
+from preferent.rewards.annotating import Once, Rewarded, soft
 from preferent.rewards.learned import LearnedReward, Scale
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime import checkpoint
@@ -36,6 +39,7 @@ from preferent.runtime.drive import checkpointed, limited, logged
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.runtime.track import JsonLines, rows
 from preferent.sampling.local import LocalSampler
+from preferent.sampling.mixture import MixtureSampler
 from preferent.types import Algorithm, Demonstration, Prompt, Reply, Stateful
 from toys import drawn, preference, ranking, saved_policy
 
@@ -149,7 +153,32 @@ def of_ppo(base):
     return Job(steps, {"learner": learner, "data": data, "price": price}, [model])
 
 
+def of_online_dpo(base, lora=0):
+    """The reference follows, so that it is part of a checkpoint; a reward judges."""
+    policy, data = load_policy(base, lora=lora), Batches(PROMPTS, 3, list, steps=STEPS)
+    learner, sampler, reference = learner_of(policy), LocalSampler(policy, max_new_tokens=6), Follower(policy)
+    reward = Once(LearnedReward([load_scorer(base, seed=5)], [Scale()]))
+    steps = online_dpo(learner, reference, sampler, Rewarded(reward, soft), data, n=3, watched=reward)
+    steps = following(steps, learner, reference, share=0.5, every=2)
+    return Job(steps, {"learner": learner, "data": data, "reference": reference}, [policy])
+
+
+def of_nash_md(base):
+    policy, data = load_policy(base), Batches(PROMPTS, 3, list, steps=STEPS)
+    learner, reference = learner_of(policy, token_budget=40), load_policy(base)
+    sampler, opponent = (
+        LocalSampler(policy, max_new_tokens=6),
+        MixtureSampler(policy, reference, share=0.3, max_new_tokens=6, seed=1),
+    )
+    annotator = Rewarded(LearnedReward([load_scorer(base, seed=5)], [Scale()]), soft)
+    steps = nash_md(learner, reference, sampler, opponent, annotator, data, n=2)
+    return Job(steps, {"learner": learner, "data": data}, [policy])
+
+
 JOBS: dict[str, Callable[..., Job]] = {
+    "online dpo": of_online_dpo,
+    "online dpo with an adapter": lambda base: of_online_dpo(base, lora=2),
+    "nash-md": of_nash_md,
     "sft": of_sft,
     "reward": of_reward,
     "dpo": of_dpo,

@@ -14,6 +14,7 @@ from preferent.stages.objective import OBJECTIVES, PairOptions, objective_of
 
 WHERE = {"model": "runs/sft", "data": ("rows.jsonl",), "out": "runs/x", "reward": ("runs/rm",), "prompts": ("p.jsonl",)}
 WHERE |= {"file": "loop.yaml", "held_out": ("h.jsonl",), "annotator": "people"}
+WHERE |= {"teacher": "runs/larger"}
 
 
 def asked(command):
@@ -54,6 +55,7 @@ def test_no_objective_is_missing():
         "grpo": "grpo",
         "reward": "bradley-terry",
         "kto": "kto",
+        "sft": "sft",
     }  # the objective of a command without a word
     for command in sorted({row.command.split()[0] for row in METHODS}):
         for name in objectives(importlib.import_module(COMMANDS[command][0]).Options):

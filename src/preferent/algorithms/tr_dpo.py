@@ -15,6 +15,22 @@ class Following(Policy, Stateful, Protocol):
     """A reference that can be moved. What it has become is part of a checkpoint."""
 
     def follow(self, weights: Mapping[str, Tensor], share: float) -> None: ...  # of the way to these weights
+    def weights(self) -> Mapping[str, Tensor]: ...  # for a sampler that draws from it
+
+
+def following(
+    steps: Algorithm, learner: Learner[Policy], reference: Following, *, share: float = 1.0, every: int = 512
+) -> Algorithm:
+    """The same steps; after each ``every`` updates the reference goes ``share`` of the way to the policy.
+
+    Around online DPO, a share of 1 is iterated DPO. A step without an update moves nothing.
+    """
+    before = learner.version
+    for metrics in steps:
+        if learner.version // every > before // every:
+            reference.follow(learner.weights(), share)
+        before = learner.version
+        yield metrics
 
 
 def tr_dpo(
@@ -26,11 +42,10 @@ def tr_dpo(
     every: int = 512,
     objective: Objective = DPO,
 ) -> Algorithm:
-    """DPO, and after each ``every`` updates the reference goes ``share`` of the way to the policy.
+    """DPO with a reference that follows.
 
     A share of 1 is the paper's hard update (there every 512 steps), a smaller one after each step its soft one (0.6).
     """
-    for metrics in dpo(learner, reference, comparisons, objective=objective):
-        if learner.version % every == 0:
-            reference.follow(learner.weights(), share)
-        yield metrics
+    return following(
+        dpo(learner, reference, comparisons, objective=objective), learner, reference, share=share, every=every
+    )

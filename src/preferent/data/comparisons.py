@@ -9,10 +9,11 @@ from typing import TypeVar
 import torch
 
 from preferent.data.collate import replies
-from preferent.types import Pairs, Preference, Prompt, Ranking, Reply
+from preferent.types import Episode, Pairs, Preference, Prompt, Ranking, Reply
 
 Row = TypeVar("Row")
-Opinion = Preference[Prompt, Reply] | Ranking[Prompt, Reply]
+Said = Reply | Episode
+Opinion = Preference[Prompt, Reply] | Ranking[Prompt, Reply] | Preference[Prompt, Episode]
 
 
 def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None = None) -> Pairs:
@@ -22,7 +23,7 @@ def pairs(opinions: Sequence[Opinion], *, margins: Mapping[float, float] | None 
     for each strength (Llama 2, table 27); without it, margins are the data's column ``margin``, or 0. Raises KeyError
     for a strength not among them.
     """
-    groups: dict[tuple[int, ...], tuple[Prompt, dict[tuple[int, ...], Reply]]] = {}
+    groups: dict[tuple[int, ...], tuple[Prompt, dict[tuple[int, ...], Said]]] = {}
     for opinion in opinions:
         prompt = opinion.comparison.context
         _, known = groups.setdefault(prompt.tokens, (prompt, {}))
@@ -67,7 +68,7 @@ def told_by(groups: Sequence[Sequence[Opinion]]) -> Iterator[tuple[Opinion, bool
                 yield opinion, better is not opinion.comparison.options[0]
 
 
-def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple[Reply, Reply, float, float, float]]:
+def compared(opinion: Opinion, margins: Mapping[float, float]) -> Iterator[tuple[Said, Said, float, float, float]]:
     """(better, worse, P(better is better), margin, weight) for each pair of options; equal ranks are ties.
 
     Of two options that a choice among several gives no chance at all, it says nothing: they are no pair.

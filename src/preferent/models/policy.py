@@ -77,8 +77,12 @@ class Follower:
         for name, mine in self.moving.items():
             mine.copy_(weights[name]) if share == 1 else mine.lerp_(weights[name], share)
 
+    def weights(self) -> Mapping[str, Tensor]:
+        """For a sampler that draws from it."""
+        return {name: p.detach() for name, p in self.moving.items()}
+
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": {name: p.detach() for name, p in self.moving.items()}}
+        return {"weights": self.weights()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.follow(state["weights"], 1.0)

@@ -23,7 +23,9 @@ from preferent.report.evaluations import Evaluation, apart, evaluation_of, mappi
 from preferent.runtime import track
 from preferent.stages.options import watched
 
-STAGES = ("sft", "reward", "ppo", "grpo", "dpo", "kto")  # what trains
+STAGES = (  # what trains
+    "sft", "reward", "ppo", "grpo", "dpo", "kto", "online-dpo", "xpo", "nash-md", "spin", "raft", "rso", "distill",
+)  # fmt: skip
 FIRST = ("sft", "reward")  # what a page tells of before the rest
 ALIKE = 0.7  # of the words of a run's options and of a command's, for the run to be of that command
 MARKS = ("manifest.json", "metrics.jsonl", "checkpoints")  # of a run that has lost its config.yaml
@@ -197,7 +199,8 @@ def kind_of(options: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         return str(typed[0])
     likeness = {}
     for name in STAGES:
-        known = {word.name for word in words(importlib.import_module(f"preferent.stages.{name}").Options)}
+        module = importlib.import_module(f"preferent.stages.{name.replace('-', '_')}")
+        known = {word.name for word in words(module.Options)}
         likeness[name] = len(known & options.keys()) / len(known | options.keys())
     best = max(STAGES, key=lambda name: likeness[name])
     return best if likeness[best] >= ALIKE else "run"

@@ -29,6 +29,9 @@ S, SR = "reward", "reward, reference"
 
 METHODS = (
     Method("SFT", "imitation", "sft", "demonstrations", "Ouyang et al. 2022"),
+    Method("DFT", "imitation", "sft --objective dft", "demonstrations", "Wu et al. 2025"),
+    Method("SPIN", "imitation", "spin", "demonstrations", "Chen et al. 2024"),
+    Method("on-policy distillation", "imitation", "distill", "a teacher", "Agarwal et al. 2023; Lu 2025"),
     Method("DPO", "pairs", "dpo", R, "Rafailov et al. 2023"),
     Method("cDPO", "pairs", "dpo --flip 0.1", R, "Mitchell 2023"),
     Method("robust DPO", "pairs", "dpo --objective robust-dpo", R, "Chowdhury et al. 2024"),
@@ -71,6 +74,20 @@ METHODS = (
     Method(
         "iterated DPO, frozen reference", "online", "loop --method dpo --start last --anchor first", "the same", "–"
     ),
+    Method("online DPO", "online", "online-dpo", "reward or people, reference", "Guo et al. 2024"),
+    Method(
+        "iterated online DPO",
+        "online",
+        "online-dpo --follow 1 --follow-every 100",
+        "reward or people",
+        "Xiong et al. 2024",
+    ),
+    Method("self-rewarding (DICE)", "online", "online-dpo --self-reward runs/sft", "what it was", "Chen et al. 2024"),
+    Method("XPO", "online", "xpo", "reward or people, reference", "Xie et al. 2024"),
+    Method("Nash-MD", "online", "nash-md", "reward or people, reference", "Munos et al. 2023"),
+    Method("RAFT", "online", "raft", S, "Dong et al. 2023"),
+    Method("best-of-n distillation", "online", "raft --draw-every 0", S, "Stiennon et al. 2020; Touvron et al. 2023"),
+    Method("RSO", "online", "rso", SR, "Liu et al. 2023"),
     Method("PPO", "policy gradient", "ppo", SR, "Ouyang et al. 2022"),
     Method("PPO-ptx", "policy gradient", "ppo --ptx-data demos.jsonl", f"{SR}, demonstrations", "Ouyang et al. 2022"),
     Method("GRPO", "policy gradient", "grpo", SR, "Shao et al. 2024"),

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from preferent.config import group
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
 if TYPE_CHECKING:
     from preferent.types import Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodOptions:
+    """Objective."""
+
+    objective: Annotated[
+        Literal["sft", "dft"],
+        "sft: all tokens alike; dft: each by how likely it is already, so that rare ones pull less",
+    ] = "sft"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,17 +35,20 @@ class Options:
 
     model: ModelOptions
     data: DataOptions
+    likelihood: LikelihoodOptions = LikelihoodOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=2e-5, schedule="cosine")
     run: RunOptions
 
 
-def run(options: Options, *, title: str = "SFT") -> None:
+def run(options: Options, *, title: str = "") -> None:
     """Train, and write a Hugging Face folder."""
-    from preferent.algorithms.sft import Likelihood, sft
+    from preferent.algorithms.sft import DFT, SFT, sft
     from preferent.data.load import load_demonstrations
     from preferent.models.load import save
     from preferent.stages import plan, training
 
+    name = options.likelihood.objective
+    objective = {"sft": SFT, "dft": DFT}[name]
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
@@ -48,14 +61,14 @@ def run(options: Options, *, title: str = "SFT") -> None:
 
         def measure(_: int) -> Metrics:
             assert held_out is not None  # noqa: S101  (asked only where it is given)
-            return learner.measure(training.in_order(held_out, options.optimiser.batch), Likelihood())
+            return learner.measure(training.in_order(held_out, options.optimiser.batch), objective)
 
         training.trained(
             run,
-            sft(learner, batches),
+            sft(learner, batches, objective=objective),
             options.run,
             {"learner": learner, "data": batches},
-            title=title,
+            title=title or name.upper(),
             total=len(batches),
             numbers=("nll",),
             measure=measure if held_out else None,

@@ -70,7 +70,7 @@ def opened(options: Any, *, reads: Iterable[str] = ()) -> Iterator[Run]:
             flatten(options),
             resume=options.run.resume and not dry,
             inputs=() if dry else inputs,
-            command=type(options).__module__.rpartition(".")[2],
+            command=type(options).__module__.rpartition(".")[2].replace("_", "-"),
             seed=options.run.seed,
             device=str(chosen_device(options.model.device)),
         ) as run,

@@ -1,0 +1,75 @@
+"""RAFT and best-of-n distillation from the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt
+
+from preferent.config import group
+from preferent.stages.online import RewardOptions
+from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepOptions:
+    """What is imitated."""
+
+    replies: Annotated[int, "replies to each prompt", Ge(1)] = 8
+    keep: Annotated[int, "how many of them, the best ones, are imitated", Gt(0)] = 1
+    least: Annotated[float | None, "and only those whose reward is at least this; none: whatever it is"] = None
+    draw_every: Annotated[
+        int, "steps after which replies are drawn from the policy as it is then; 0: always from the model as it starts"
+    ] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Sample, keep what the reward likes best, imitate it, and again (RAFT, rejection sampling).
+
+    With --draw-every 0 it is best-of-n distillation: the policy learns to say at once what the best of n was.
+
+    Examples:
+        preferent raft --model runs/sft --reward runs/rm --data prompts.jsonl --out runs/raft
+        preferent raft --model runs/sft --reward runs/rm --data prompts.jsonl --replies 16 --draw-every 0 --out runs/bon
+        preferent raft --model runs/sft --reward maths.py:right --data gsm8k.jsonl --keep 4 --least 1 --out runs/maths
+    """
+
+    hidden: ClassVar[tuple[str, ...]] = ("learn",)  # concerns demonstrations
+    model: ModelOptions
+    data: DataOptions
+    reward: RewardOptions
+    kept: KeepOptions = KeepOptions()
+    sampling: SamplingOptions = SamplingOptions()
+    optimiser: OptimiserOptions = group(OptimiserOptions, lr=5e-6, schedule="constant", batch=32)
+    run: RunOptions
+
+
+def run(options: Options, *, title: str = "RAFT") -> None:
+    """Train, and write the policy as a Hugging Face folder."""
+    from functools import partial
+
+    from preferent.algorithms.raft import raft, top
+    from preferent.algorithms.tr_dpo import following
+    from preferent.models.policy import Follower
+    from preferent.stages import drawn
+
+    kept = options.kept
+    with drawn.opened(options, options.reward) as parts:
+        reference = parts.policy.frozen()
+        source = None if kept.draw_every == 1 else Follower(parts.policy)
+        if parts.shown(kept.replies, reference=reference, **({"drawn from": source} if source else {})):
+            return
+        assert parts.reward is not None  # noqa: S101  (--reward is required)
+        learner, sampler = parts.learner, parts.sampler(source.policy if source else None)
+        steps = raft(
+            learner, reference, sampler, parts.reward, parts.batches,
+            n=kept.replies, source=source, recompute=learner.bf16,
+            keep=partial(top, k=kept.keep, least=float("-inf") if kept.least is None else kept.least),
+        )  # fmt: skip
+        if source and kept.draw_every:
+            steps = following(steps, learner, source, every=kept.draw_every)
+        states = {"source": source} if source else {}
+        numbers = ("reward", "reward_kept", "length")
+        parts.trained(steps, sampler, reference, title=title, numbers=numbers, states=states)

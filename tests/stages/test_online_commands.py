@@ -1,0 +1,206 @@
+"""The commands whose policy learns from its own replies, end to end, as a person types them."""
+
+import tempfile
+
+import pytest
+import torch
+from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, quietly, reward, run, written
+
+from preferent.feedback.asking import work
+from preferent.feedback.records import Choice
+from preferent.feedback.store import open_engine
+from preferent.feedback.store.store import add_annotator
+from preferent.models.load import load_policy
+from preferent.runtime.track import rows as metrics_in
+
+SHORT = [*SMALL, "--lr", "1e-2", "--batch", "6", "--max-new-tokens", "8"]
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Names of the data files, by what they hold."""
+    return {
+        name: written(kept() / f"{name}-online.jsonl", rows)
+        for name, rows in {"prompts": PROMPTS, "demos": DEMOS}.items()
+    }
+
+
+def older():
+    """Another model with the same tokens: what a step of fine-tuning made."""
+    folder = kept() / "older"
+    if not folder.exists():
+        demos = written(kept() / "older.jsonl", DEMOS)
+        quietly("sft", "--model", base(), "--data", demos, "--lr", "1e-2", "--steps", "3", "--out", folder, *SMALL)
+    return str(folder)
+
+
+def command(name, data):
+    """A short run of each command."""
+    brief = ["--reward", reward("brief")]
+    prompts = ["--data", data["prompts"]]
+    return {
+        "online dpo": ["online-dpo", *prompts, *brief],
+        "best against worst": ["online-dpo", *prompts, *brief, "--replies", "4", "--compare", "once"],
+        "iterated dpo": ["online-dpo", *prompts, *brief, "--follow", "1", "--follow-every", "2", "--labels", "soft"],
+        "raft": ["raft", *prompts, *brief, "--replies", "4", "--keep", "2"],
+        "raft from older weights": ["raft", *prompts, *brief, "--replies", "4", "--draw-every", "2"],
+        "best-of-n distillation": ["raft", *prompts, *brief, "--replies", "4", "--draw-every", "0"],
+        "judging itself": [
+            "online-dpo",
+            *prompts,
+            "--self-reward",
+            older(),
+            "--follow",
+            "1",
+            "--follow-every",
+            "2",
+            "--self-cost",
+            ".1",
+        ],
+        "xpo": ["xpo", *prompts, *brief, "--alpha", "1e-3"],
+        "nash-md": ["nash-md", *prompts, *brief, "--replies", "2"],
+        "spin": ["spin", "--data", data["demos"]],
+        "distillation": ["distill", *prompts, "--teacher", older()],
+        "rso": ["rso", *prompts, *brief, "--replies", "4"],
+    }[name] + ["--model", base(), *SHORT]
+
+
+COMMANDS = (
+    "online dpo", "best against worst", "iterated dpo", "judging itself", "xpo", "nash-md", "spin", "raft",
+    "raft from older weights", "best-of-n distillation", "rso", "distillation",
+)  # fmt: skip
+MARKED = {"eval/reward", "eval/kl", "eval/length", "eval/ended"}
+MEASURED = {"spin": {"eval/nll"}, "distillation": MARKED - {"eval/reward"}, "judging itself": MARKED - {"eval/reward"}}
+TIMES = {"time"}
+
+
+def told(folder):
+    """Every number of a run that is not a time."""
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in metrics_in(folder / "metrics.jsonl")]
+
+
+def same(a, b):
+    ours, theirs = (dict(load_policy(folder, device="cpu").named_parameters()) for folder in (a, b))
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_leaves_what_it_promises_and_goes_on_to_the_bit(name, data, tmp_path):
+    """Four steps at once, and in two sittings, the second from a checkpoint between evaluations."""
+    words = [
+        *command(name, data),
+        "--eval-data",
+        data["demos" if name == "spin" else "prompts"],
+        "--eval-every",
+        "2",
+        "--save-every",
+        "1",
+    ]
+    words += ["--schedule", "constant", "--warmup", "0"]
+    quietly(*words, "--steps", "4", "--out", tmp_path / "straight")
+    rows = told(tmp_path / "straight")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[1].keys() >= MEASURED.get(name, MARKED)
+    assert "length" in rows[0]
+    assert len({row["grad_norm"] for row in rows}) == 4
+    quietly(*words, "--steps", "3", "--out", tmp_path / "resumed")
+    quietly(*words, "--steps", "4", "--resume", "--out", tmp_path / "resumed")
+    assert [row for row in told(tmp_path / "resumed") if row["step"] != 3] == [r for r in rows if r["step"] != 3]
+    assert same(tmp_path / "straight", tmp_path / "resumed")
+    assert not same(tmp_path / "straight", base())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_trains_an_adapter(name, data, tmp_path):
+    quietly(*command(name, data), "--lora", "4", "--steps", "2", "--out", tmp_path / "run")
+    assert (tmp_path / "run" / "model" / "adapter_config.json").exists()
+    assert all(row["skipped"] == 0 for row in told(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_shows_the_plan_and_writes_nothing(name, data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    assert run(*command(name, data), "--steps", "2", "--out", tmp_path / "run", "--dry-run") == 0
+    assert "peak while updating" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    assert left(tmp_path / "temporary") == []
+
+
+# --- people ------------------------------------------------------------------------------------------
+
+
+def answer_all(store, campaign):
+    """One person prefers the shorter reply; how often they were asked."""
+    engine = open_engine(store)
+    add_annotator(engine, "ann")
+
+    def say(item, _):
+        lengths = [len(option[0]["content"]) for option in item.options]
+        return Choice((1.0, 0.0) if lengths[0] <= lengths[1] else (0.0, 1.0)), 1.0
+
+    return work(engine, campaign, "ann", say)
+
+
+def test_people_are_asked_through_a_store_and_the_run_goes_on_when_they_have_answered(data, tmp_path, capsys):
+    store = tmp_path / "answers.db"
+    words = ["online-dpo", "--data", data["prompts"], "--annotator", store, "--model", base(), *SHORT]
+    words += ["--steps", "2", "--save-every", "1", "--out", tmp_path / "asked", "--campaign", "round"]
+    assert run(*words) == 2
+    assert "0 of 6 questions of this step are answered" in capsys.readouterr().err
+    assert run(*words, "--resume") == 2
+    capsys.readouterr()
+    assert answer_all(store, "round") == 6  # asked twice, and there once
+    assert run(*words, "--resume") == 2
+    assert [row["answered"] for row in told(tmp_path / "asked")] == [1.0]
+    assert "0 of 6" in capsys.readouterr().err
+    assert answer_all(store, "round") == 6
+    assert run(*words, "--resume") == 0
+    rows = told(tmp_path / "asked")
+    assert [row["step"] for row in rows] == [1, 2]
+    assert "reward" not in rows[0]
+    assert not same(tmp_path / "asked", base())
+
+
+def test_one_has_to_compare_and_only_one(data, tmp_path, capsys):
+    words = ["online-dpo", "--data", data["prompts"], "--model", base(), "--out", tmp_path / "run"]
+    assert run(*words) == 2
+    assert "--reward, or people" in capsys.readouterr().err
+    assert run(*words, "--self-reward", older(), "--reward", reward("brief")) == 2
+    assert "judges itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["online-dpo", "raft", "rso"])
+def test_a_reward_that_gives_no_number_is_refused_in_one_message(name, data, tmp_path, capsys):
+    words = [name, "--data", data["prompts"], "--reward", reward("nothing"), "--model", base(), *SHORT]
+    assert run(*words, "--steps", "2", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "expected finite numbers" in said
+    assert "Traceback" not in said
+
+
+def test_a_teacher_has_to_have_the_same_tokens(data, tmp_path, capsys):
+    other = kept() / "other"
+    text = written(kept() / "other.jsonl", PROMPTS)
+    quietly("init", "--text", text, "--out", other, "--hidden", 32, "--layers", 1, "--heads", 2, "--vocabulary", 300)
+    words = ["distill", "--data", data["prompts"], "--teacher", other, "--model", base(), *SHORT]
+    assert run(*words, "--steps", "1", "--out", tmp_path / "run") == 2
+    assert "makes other tokens of the same text" in capsys.readouterr().err
+
+
+def test_dynamic_fine_tuning_is_an_objective_of_sft(data, tmp_path):
+    words = ["sft", "--objective", "dft", "--data", data["demos"], "--model", base(), *SMALL, "--lr", "1e-2"]
+    quietly(*words, "--epochs", "4", "--batch", "6", "--eval-data", data["demos"], "--out", tmp_path / "run")
+    rows = told(tmp_path / "run")
+    assert rows[-1]["nll"] < rows[0]["nll"] - 0.5
+    assert rows[-1]["weighted_nll"] < rows[-1]["nll"]
+    assert "eval/nll" in rows[-1]
+
+
+def test_prompts_may_be_streamed_and_the_best_kept(data, tmp_path, capsys):
+    words = [*command("online dpo", data), "--streaming", "--steps", "2", "--eval-every", "1"]
+    words += ["--eval-data", data["prompts"], "--keep-best", "eval/reward"]
+    quietly(*words, "--out", tmp_path / "run")
+    assert len(told(tmp_path / "run")) == 2
+    assert run(*command("spin", data), "--streaming", "--steps", "2", "--out", tmp_path / "spin") == 2
+    assert "--move-every" in capsys.readouterr().err
