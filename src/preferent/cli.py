@@ -273,7 +273,8 @@ def _explained(word: Word) -> str:
     if word.default is False or word.default in ((), ""):
         return word.help
     default = "none" if word.default is None else "on" if word.default is True else word.default
-    return f"{word.help} (default: {default})"
+    said = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{word.help} (default: {said})"
 
 
 def _description(module: ModuleType) -> tuple[str, str]:
