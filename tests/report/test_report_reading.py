@@ -20,6 +20,7 @@ from told_runs import (
 )
 
 from preferent.config import UsageError
+from preferent.report.outcomes import standings_of
 from preferent.report.reading import found
 
 
@@ -154,6 +155,18 @@ def test_a_run_that_lost_a_file_is_damaged(name, tmp_path):
     (folder / name).unlink()
     with pytest.raises(UsageError, match=name):
         told(folder)
+
+
+def test_a_comparison_whose_runs_lie_deeper_is_told_of_with_the_time_that_each_took(tmp_path):
+    run_folder(tmp_path / "compare" / "seed-0" / "dpo", "dpo")
+    said = results(["SFT", "DPO"])
+    said["policies"]["DPO"]["seconds"] = 21.4
+    (tmp_path / "compare" / "results.json").write_text(json.dumps(said))
+    [found] = told(tmp_path / "compare").evaluations
+    assert [(row.name, row.seconds) for row in found.standings] == [("SFT", None), ("DPO", 21.4)]
+    table = standings_of(found)
+    assert [row[-1] for row in table.rows] == ["–", "21"]
+    assert table.columns[-1] == "seconds"
 
 
 def test_an_evaluation_with_a_hole_in_it_is_damaged(tmp_path):

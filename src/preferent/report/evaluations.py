@@ -25,6 +25,7 @@ class Standing:
     kl: float | None = None  # nats a reply, to the baseline
     text: Mapping[str, float] = field(default_factory=dict)  # length, ended, distinct_1, distinct_2
     parts: Mapping[str, float] = field(default_factory=dict)  # of gold
+    seconds: float | None = None  # that training it took
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def of_the_demo(said: Mapping[str, Any], source: str) -> Evaluation:
                 kl=real(policy["kl"]),
                 text=text_of(policy),
                 parts={str(part): real(value) for part, value in policy["parts"].items()},
+                seconds=optional(policy.get("seconds")),
             )
         )
     replies = said.get("replies", {})

@@ -247,6 +247,7 @@ def parts(evaluation: Evaluation) -> list[Picture]:
 
 
 def standings_of(evaluation: Evaluation) -> Table:
+    timed = any(row.seconds is not None for row in evaluation.standings)
     columns = ("policy", evaluation.truth, "wins", "95 % interval", "KL", "length", "ended", "distinct-1", "distinct-2")
     rows = [
         (
@@ -258,12 +259,13 @@ def standings_of(evaluation: Evaluation) -> Table:
             *(written(row.text.get(name)) for name in ("length",)),
             percentage(row.text["ended"]) if "ended" in row.text else "–",
             *(written(row.text.get(name)) for name in ("distinct_1", "distinct_2")),
+            *([written(None if row.seconds is None else round(row.seconds))] if timed else []),
         )
         for row in evaluation.standings
     ]
     spread = any(row.spread is not None for row in evaluation.standings)
     about = ", ± the spread among replies" if spread else ""
-    return Table(f"In numbers{evaluation.of}{about}", columns, rows)
+    return Table(f"In numbers{evaluation.of}{about}", (*columns, "seconds") if timed else columns, rows)
 
 
 def written(value: float | None) -> str:

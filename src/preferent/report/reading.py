@@ -116,7 +116,8 @@ def expanded(path: Path) -> list[Path]:
         return [path]
     children = sorted(path.iterdir())
     inside = [child for child in children if child.is_dir() and is_run(child)]
-    return [*inside, *(child for child in children if child.suffix in BESIDE and inside)] or [path]
+    told = inside or (path / "results.json").exists()  # of a comparison, whose runs lie deeper
+    return [*inside, *(child for child in children if child.suffix in BESIDE and told)] or [path]
 
 
 def is_run(folder: Path) -> bool:
