@@ -180,8 +180,8 @@ def test_a_reward_that_gives_no_number_is_refused_in_one_message(name, data, tmp
 
 
 def test_a_teacher_has_to_have_the_same_tokens(data, tmp_path, capsys):
-    other = kept() / "other"
-    text = written(kept() / "other.jsonl", PROMPTS)
+    other = kept() / "stranger"
+    text = written(kept() / "stranger.jsonl", PROMPTS)
     quietly("init", "--text", text, "--out", other, "--hidden", 32, "--layers", 1, "--heads", 2, "--vocabulary", 300)
     words = ["distill", "--data", data["prompts"], "--teacher", other, "--model", base(), *SHORT]
     assert run(*words, "--steps", "1", "--out", tmp_path / "run") == 2
