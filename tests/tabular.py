@@ -7,8 +7,10 @@ expected gradients. A prompt is known by its last token.
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import Self
@@ -84,14 +86,15 @@ class TabularSampler:
     @torch.no_grad()
     def sample(self, prompts: Sequence[Prompt], n: int) -> list[list[Episode]]:
         seen = Counter[tuple[int, ...]]()
+        asked = {prompt.tokens: prompt for prompt in prompts}
+        listed = {tokens: (self.model.distribution(p).cumsum(0), self.every(p)) for tokens, p in asked.items()}
         groups = []
         for prompt in prompts:
             numbers = range(seen[prompt.tokens], seen[prompt.tokens] + n)
             seen[prompt.tokens] += n
-            chances = self.model.distribution(prompt).cumsum(0)
+            chances, every = listed[prompt.tokens]
             drawn = torch.searchsorted(chances, torch.stack([self.noise(prompt, i) for i in numbers]))
-            every = self.every(prompt)
-            groups.append([every[i] for i in drawn.clamp(max=len(every) - 1).tolist()])
+            groups.append([replace(every[i]) for i in drawn.clamp(max=len(every) - 1).tolist()])
         return groups
 
     @torch.no_grad()
@@ -116,9 +119,36 @@ class TabularSampler:
         self.version = version
 
 
+class EvenSampler(TabularSampler):
+    """With hardly any noise: a prompt's i-th reply is at i·``stride`` through the list, modulo 1, from a random start.
+
+    With the strides of Roberts' R2 sequence two of these, drawing at once, spread their pairs evenly as well.
+    """
+
+    def __init__(self, model: Tabular, *, stride: float = 0.7548776662, seed: int = 0) -> None:
+        super().__init__(model, seed=seed)
+        self.stride = stride
+
+    def noise(self, prompt: Prompt, i: int) -> Tensor:
+        return (super().noise(prompt, 0) + i * self.stride) % 1
+
+
 def best(reference: Tensor, reward: Tensor, beta: float) -> Tensor:
     """π* ∝ π_ref·exp(r/β) over a list of replies: of all policies, the one with the most E[r] - β·KL to π_ref."""
     return (reference.log() + reward / beta).softmax(-1)
+
+
+def constrained(reference: Tensor, reward: Tensor, cost: Tensor, beta: float, limit: float) -> tuple[Tensor, float]:
+    """π_ref·exp((r - λc)/((1 + λ)β)), normalised, at the price λ at which its mean cost is the limit; and λ."""
+
+    def at(price: float) -> Tensor:
+        return best(reference, (reward - price * cost) / (1 + price), beta)
+
+    low, high = 1e-6, 1e3
+    for _ in range(80):
+        price = math.sqrt(low * high)
+        low, high = (price, high) if (at(price) * cost).sum() > limit else (low, price)
+    return at(price), price
 
 
 def distance(p: Tensor, q: Tensor) -> float:

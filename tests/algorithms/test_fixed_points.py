@@ -171,3 +171,22 @@ def test_a_reference_that_follows_lets_the_policy_go_on_beyond_the_best_one():
     stayed, _ = fitted(objectives.dpo(beta=BETA), chances_of(REWARD))
     assert distance(stayed, goal) <= 0.005
     assert (policy * REWARD).sum() > (goal * REWARD).sum() + 0.1
+
+
+@pytest.mark.parametrize("make", [BANDIT, SEQUENCES], ids=["bandit", "sequences"])
+@pytest.mark.parametrize("anchored", [False, True], ids=["moved", "frozen"])
+def test_iterated_dpo_goes_a_round_further_each_time_its_reference_is_moved_and_stays_where_it_is_not(make, anchored):
+    """After k rounds: π_0·exp(k·r/β), or where one leads."""
+    rounds, reward = 3, torch.cat([REWARD, -REWARD, REWARD / 2])[: len(make().replies)]
+
+    def rounded(learner, reference, steps, *, objective):
+        moved = Follower(learner.model)
+        for i in range(rounds):
+            yield from dpo(learner, reference if anchored else moved, steps[i::rounds], objective=objective)
+            moved.follow(learner.weights(), 1.0)
+
+    beta = rounds * BETA
+    policy, first = fitted(objectives.dpo(beta=beta), chances_of(reward), make, train=rounded)
+    goal = best(first, (1 if anchored else rounds) * reward, beta)
+    assert distance(best(first, reward, beta), best(first, rounds * reward, beta)) > 0.1
+    assert distance(policy, goal) <= 0.01

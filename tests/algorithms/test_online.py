@@ -58,20 +58,6 @@ def started(lr=0.1, steps=100):
 # --- fixed points ------------------------------------------------------------------------------------
 
 
-def test_online_dpo_on_bradley_terrys_own_labels_reaches_the_best_policy():
-    """π_ref·exp(r/β), whatever the pairs are drawn from: each pair's own loss is least there."""
-    policy, reference, learner = started()
-    annotator = Rewarded(by_token, soft)
-    goal, objective = best(reference), objectives.dpo(beta=BETA)
-    assert distance(said(policy), goal) > 0.3
-    list(
-        online_dpo(
-            learner, reference, ToySampler(policy, length=1), annotator, [[QUESTION] * 32] * 100, objective=objective
-        )
-    )
-    assert distance(said(policy), goal) <= 0.02
-
-
 def test_each_move_of_the_reference_begins_another_optimisation_from_there():
     """Two rounds at 2β end where one at β does: π_0·exp(2r/2β)."""
     policy, reference, learner = started(steps=200)

@@ -1,18 +1,17 @@
 """As much reward as can be had at a cost: the cost model's zero, the price of cost, and the constrained optimum."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
 
-from preferent.algorithms.grpo import RLOO, Config, grpo
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.safe_rlhf import MOST, Constrained, CostModel, Multiplier, by_harm
 from preferent.data.collate import replies
-from preferent.runtime.learner import Schedule, local_learner
-from preferent.testing import Bigram, ToySampler
+from preferent.runtime.learner import local_learner
+from preferent.testing import Bigram
 from preferent.types import Episode, Prompt, Score
+from tabular import best, constrained
 from toys import preference, reply
 
 REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
@@ -29,25 +28,11 @@ def says(token, version=0):
     return Episode(QUESTION, (token,), (True,), (0.0,), "end", version)
 
 
-def optimum(reference, price):
-    """π_ref·exp((r - λc)/((1 + λ)β)), normalised."""
-    return (reference.log() + (REWARD - price * COST) / ((1 + price) * BETA)).softmax(-1)
-
-
-def constrained_optimum(reference):
-    """By bisection: the price at which the optimum costs the limit, and that optimum."""
-    low, high = 1e-6, 1e3
-    for _ in range(80):
-        price = math.sqrt(low * high)
-        low, high = (price, high) if (optimum(reference, price) * COST).sum() > LIMIT else (low, price)
-    return price, optimum(reference, price)
-
-
 def test_expected_gradients_reach_the_constrained_optimum():
     """Total variation ≤ 0.02 over the averaged last iterates, from a policy whose best reward costs too much."""
     reference = torch.arange(8.0).div(-4).softmax(-1)
-    price, goal = constrained_optimum(reference)
-    assert (optimum(reference, 0.0) * COST).sum() > LIMIT + 0.2
+    goal, price = constrained(reference, REWARD, COST, BETA, LIMIT)
+    assert (best(reference, REWARD, BETA) * COST).sum() > LIMIT + 0.2
     multiplier = Multiplier(LIMIT, rate=0.1, initial=0.3)
     rewarded = Constrained(by(REWARD), by(COST), multiplier).watched()
     logits = reference.log().requires_grad_()
@@ -63,31 +48,6 @@ def test_expected_gradients_reach_the_constrained_optimum():
     average = total / (steps // 2)
     assert (average - goal).abs().sum() / 2 <= 0.02
     assert multiplier.value == pytest.approx(price, rel=0.1)
-
-
-def test_drawn_replies_come_to_cost_the_limit():
-    policy = Bigram()
-    reference = policy.frozen()
-    multiplier = Multiplier(LIMIT, rate=0.1, initial=0.3)
-    rewarded = Constrained(by(REWARD), by(COST), multiplier)
-    learner = local_learner(policy, lr=0.1, schedule=Schedule("linear", total=80))
-    told = list(
-        grpo(
-            learner,
-            reference,
-            ToySampler(policy, length=1),
-            rewarded,
-            [[QUESTION]] * 80,
-            objective=replace(RLOO, kl_reward=BETA),
-            config=Config(group=128),
-        )
-    )
-    first, last = (sum(step["reward/cost"] for step in part) / 10 for part in (told[:10], told[-10:]))
-    assert first > LIMIT + 0.2
-    assert last == pytest.approx(LIMIT, abs=0.08)
-    _, goal = constrained_optimum(reference.next.weight[3].softmax(-1))
-    assert (policy.next.weight[3].softmax(-1) - goal).abs().sum() / 2 <= 0.05
-    assert told[-1]["reward/cost_price"] > told[0]["reward/cost_price"] == pytest.approx(0.3)
 
 
 def test_a_mark_by_hand():

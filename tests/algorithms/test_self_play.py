@@ -96,37 +96,6 @@ def test_spin_raises_the_likelihood_of_demonstrations():
 # --- XPO ---------------------------------------------------------------------------------------------
 
 
-def xpos_optimum(reference, alpha):
-    """Where its expected gradient is 0, by descent on the exact loss: pairs from π (no gradient) and π_ref."""
-    logits = reference.log().clone().requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=0.05)
-    p = (REWARD[:, None] - REWARD[None]).sigmoid()
-    for _ in range(400):
-        logp = logits.log_softmax(-1)
-        ratio = BETA * (logp - reference.log())
-        h = ratio[:, None] - ratio[None]
-        each = -p * h.sigmoid().log() - (1 - p) * (-h).sigmoid().log() + alpha * logp[None]
-        optimizer.zero_grad()
-        (logp.exp().detach()[:, None] * reference[None] * each).sum().backward()
-        optimizer.step()
-    return logits.detach().softmax(-1)
-
-
-@pytest.mark.parametrize("alpha", [0.0, 0.05])
-def test_xpo_reaches_its_own_optimum_which_alpha_moves_away_from_the_reference(alpha):
-    policy, reference, learner = started(steps=150)
-    start = said(policy)
-    goal, best = xpos_optimum(start, alpha), (start.log() + REWARD / BETA).softmax(-1)
-    assert (distance(goal, best) < 1e-3) == (alpha == 0)
-    steps = xpo(
-        learner, reference, ToySampler(policy, length=1), ToySampler(policy, length=1, seed=1),
-        Rewarded(by_token, soft), [[QUESTION] * 64] * 150, objective=exploring(beta=BETA, alpha=alpha),
-    )  # fmt: skip
-    told = list(steps)
-    assert distance(said(policy), goal) <= 0.02
-    assert told[0]["kl"] == pytest.approx(0, abs=1e-6)
-
-
 def test_xpo_raises_the_reward_and_learns_who_wins():
     policy, reference, learner = started(lr=0.05)
     steps = xpo(
