@@ -19,6 +19,7 @@ from preferent.losses import policy as surrogates
 from preferent.losses.advantage import standardised
 from preferent.models.load import load_policy
 from preferent.models.twin import twin
+from preferent.rewards.combined import SoftOverlong
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import local_learner
 from preferent.sampling.local import LocalSampler
@@ -345,6 +346,20 @@ def test_a_step_that_resampled_tells_so_and_a_checkpoint_counts_all_that_it_took
     assert data.state_dict() == {"position": 2}
     assert len(list(steps)) == 2  # 6 and 7; then 2 and 3, which nothing can replace
     assert data.state_dict() == {"position": 4}
+
+
+def test_dapo_learns_with_all_its_parts():
+    """Clip-higher, token mean; groups without spread replaced, what is cut off masked, what is long paid."""
+    policy = Bigram()
+    reward = SoftOverlong(twos_that_end, 5, 2)
+    how = Drawing(attempts=2, mask_truncated=True)
+    steps = grpo(
+        local_learner(policy, lr=0.05), policy.frozen(), ToySampler(policy), reward, [PROMPTS[:6], PROMPTS[6:]] * 60,
+        objective=DAPO, config=SMALL, how=how,
+    )  # fmt: skip
+    told = list(islice(steps, 40))
+    assert sum(t["reward"] for t in told[-5:]) / 5 > told[0]["reward"] + 1
+    assert max(t["prompt_batches"] for t in told) > 1
 
 
 def test_a_score_that_is_no_number_is_not_resampled_away():

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shlex
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
@@ -15,6 +16,108 @@ from preferent.stages.objective import OBJECTIVES, PairOptions, objective_of
 WHERE = {"model": "runs/sft", "data": ("rows.jsonl",), "out": "runs/x", "reward": ("runs/rm",), "prompts": ("p.jsonl",)}
 WHERE |= {"file": "loop.yaml", "held_out": ("h.jsonl",), "annotator": "people"}
 WHERE |= {"teacher": "runs/larger"}
+
+TESTS = Path(__file__).parents[1] / "algorithms"
+PAIRS = ("test_objectives", "test_every_objective_learns_what_was_preferred")
+GROUPS = ("test_reinforcement", "test_every_relative_of_grpo_raises_the_reward")
+CAREFUL = "test_a_policy_chases_what_one_member_overrates_unless_the_reward_is_careful"
+EXPLOITED = "test_in_adversarial_rounds_the_reward_model_is_taught_what_it_would_be_exploited_for"
+LEARNS = {
+    "SFT": ("test_sft", "test_the_likelihood_of_the_demonstrations_rises_to_what_their_distribution_allows"),
+    "DFT": ("test_self_play", "test_dynamic_fine_tuning_learns"),
+    "SPIN": ("test_self_play", "test_spin_raises_the_likelihood_of_demonstrations"),
+    "on-policy distillation": ("test_self_play", "test_a_student_comes_to_say_what_its_teacher_says"),
+    **dict.fromkeys(
+        [
+            "DPO",
+            "cDPO",
+            "robust DPO",
+            "DPO with an offset",
+            "IPO",
+            "hinge (RSO, SLiC)",
+            "SLiC",
+            "SimPO",
+            "CPO",
+            "ORPO",
+            "APO-zero",
+            "APO-down",
+            "NCA",
+            "SPPO",
+            "EXO",
+            "DPO-positive",
+            "R-DPO (length-regularised)",
+            "DPO a token",
+            "LD-DPO (length-desensitised)",
+            "f-DPO",
+            "AOT",
+            "WPO",
+        ],
+        PAIRS,
+    ),
+    "DiscoPOP": (
+        "test_objectives",
+        "test_discopop_learns_what_it_nearly_knew_and_elsewhere_the_opposite_up_to_its_local_optimum",
+    ),
+    "TR-DPO": ("test_fixed_points", "test_a_reference_that_follows_lets_the_policy_go_on_beyond_the_best_one"),
+    "uncertain pairs": ("test_ensembles", "test_dpo_believes_most_what_members_agree_on"),
+    "DPO with likelihood (RPO)": ("test_dpo", "test_the_likelihood_term_is_that_of_the_better_replies"),
+    **dict.fromkeys(
+        ["KTO", "BCO", "APO-zero, unpaired"],
+        ("test_kto", "test_it_starts_at_its_reference_with_a_known_loss_and_parts_good_from_bad"),
+    ),
+    "iterated online loop": (
+        "test_rounds",
+        "test_each_round_of_asking_and_reinforcing_brings_more_of_what_is_wanted",
+    ),
+    **dict.fromkeys(
+        ["iterated DPO", "iterated DPO, frozen reference"],
+        (
+            "test_fixed_points",
+            "test_iterated_dpo_goes_a_round_further_each_time_its_reference_is_moved_and_stays_where_it_is_not",
+        ),
+    ),
+    "online DPO": ("test_online", "test_online_dpo_raises_the_reward"),
+    "iterated online DPO": (
+        "test_fixed_points_drawn",
+        "test_iterated_online_dpo_goes_on_from_each_rounds_best_policy_to_the_next",
+    ),
+    "self-rewarding (DICE)": (
+        "test_self_play",
+        "test_a_policy_that_judges_itself_goes_on_where_preferences_led_it",
+    ),
+    "XPO": ("test_self_play", "test_xpo_raises_the_reward_and_learns_who_wins"),
+    "Nash-MD": ("test_self_play", "test_nash_md_beats_its_opponent_and_skips_a_step_without_answers"),
+    "RAFT": ("test_online", "test_raft_raises_the_reward"),
+    "best-of-n distillation": ("test_online", "test_best_of_n_distillation_goes_to_the_best_of_n"),
+    "RSO": ("test_online", "test_rso_raises_the_reward_and_with_soft_labels_reaches_the_best_policy"),
+    "PPO": ("test_reinforcement", "test_ppo_raises_the_reward_and_its_critic_learns_what_is_to_come"),
+    "PPO-ptx": ("test_reinforcement", "test_text_beside_the_replies_stays_likely_while_the_reward_rises"),
+    **dict.fromkeys(
+        ["GRPO", "Dr. GRPO", "GSPO", "CISPO", "GMPO", "SAPO", "REINFORCE", "RLOO", "REINFORCE++", "MaxRL"], GROUPS
+    ),
+    "DAPO": ("test_drawing", "test_dapo_learns_with_all_its_parts"),
+    "GDPO": ("test_reinforcement", "test_rewards_normalised_apart_are_all_learned_from"),
+    "ReMax": ("test_reinforcement", "test_remax_raises_the_reward_over_that_of_the_likeliest_reply"),
+    "Bradley-Terry": ("test_reward_model", "test_it_ranks_replies_that_it_never_saw"),
+    "Thurstone": ("test_attributes", "test_thurstone_brings_back_a_utility_that_decides_by_normal_chances"),
+    "Plackett-Luce": ("test_listwise", "test_rankings_drawn_as_plackett_and_luce_say_bring_back_the_utility"),
+    "the best of several": ("test_listwise", "test_the_best_picked_out_with_the_softmaxs_chances_brings_it_back_too"),
+    "attributes": ("test_attributes", "test_each_head_comes_to_say_its_rating_and_a_missing_one_is_left_out"),
+    "aspects": ("test_attributes", "test_each_aspect_trains_its_own_head"),
+    "cost model": ("test_safe_rlhf", "test_a_cost_model_finds_the_order_and_where_harm_begins"),
+    "smoothed labels": ("test_attributes", "test_smoothing_bounds_how_far_apart_a_certain_pair_is_driven"),
+    "adversarial rounds": ("test_ensembles", EXPLOITED),
+    "ensemble": ("test_ensembles", CAREFUL),
+    "centred rewards": (
+        "test_reward_model",
+        "test_centring_keeps_scores_near_zero_and_hardly_moves_their_differences",
+    ),
+    "margins": ("test_reward_model", "test_a_margin_drives_scores_further_apart"),
+    "best of n": (
+        "test_bandit",
+        "test_best_of_n_draws_as_its_formula_says_and_leaves_its_policy_no_further_than_its_bound",
+    ),
+}
 
 
 def asked(command):
@@ -42,6 +145,13 @@ def test_every_command_of_the_table_can_be_typed(row):
     assert row.family in get_args(Family)
     assert row.paper
     assert row.needs
+
+
+def test_every_method_has_a_test_that_it_learns():
+    """On the toy model, in seconds. A new row says here which one it is."""
+    assert LEARNS.keys() == {row.name for row in METHODS}
+    for file, name in LEARNS.values():
+        assert f"def {name}(" in (TESTS / f"{file}.py").read_text(), (file, name)
 
 
 def test_no_method_stands_there_twice():
