@@ -98,6 +98,7 @@ LEARNS = {
     "DAPO": ("test_drawing", "test_dapo_learns_with_all_its_parts"),
     "GDPO": ("test_reinforcement", "test_rewards_normalised_apart_are_all_learned_from"),
     "ReMax": ("test_reinforcement", "test_remax_raises_the_reward_over_that_of_the_likeliest_reply"),
+    "Safe-RLHF": ("test_fixed_points_drawn", "test_safe_rlhf_reaches_the_best_policy_that_keeps_its_limit"),
     "Bradley-Terry": ("test_reward_model", "test_it_ranks_replies_that_it_never_saw"),
     "Thurstone": ("test_attributes", "test_thurstone_brings_back_a_utility_that_decides_by_normal_chances"),
     "Plackett-Luce": ("test_listwise", "test_rankings_drawn_as_plackett_and_luce_say_bring_back_the_utility"),

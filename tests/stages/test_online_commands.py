@@ -4,7 +4,7 @@ import tempfile
 
 import pytest
 import torch
-from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, quietly, reward, run, written
+from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, older, quietly, reward, run, written
 
 from preferent.feedback.asking import work
 from preferent.feedback.records import Choice
@@ -23,15 +23,6 @@ def data():
         name: written(kept() / f"{name}-online.jsonl", rows)
         for name, rows in {"prompts": PROMPTS, "demos": DEMOS}.items()
     }
-
-
-def older():
-    """Another model with the same tokens: what a step of fine-tuning made."""
-    folder = kept() / "older"
-    if not folder.exists():
-        demos = written(kept() / "older.jsonl", DEMOS)
-        quietly("sft", "--model", base(), "--data", demos, "--lr", "1e-2", "--steps", "3", "--out", folder, *SMALL)
-    return str(folder)
 
 
 def command(name, data):
@@ -108,13 +99,6 @@ def test_a_run_leaves_what_it_promises_and_goes_on_to_the_bit(name, data, tmp_pa
     assert [row for row in told(tmp_path / "resumed") if row["step"] != 3] == [r for r in rows if r["step"] != 3]
     assert same(tmp_path / "straight", tmp_path / "resumed")
     assert not same(tmp_path / "straight", base())
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_run_trains_an_adapter(name, data, tmp_path):
-    quietly(*command(name, data), "--lora", "4", "--steps", "2", "--out", tmp_path / "run")
-    assert (tmp_path / "run" / "model" / "adapter_config.json").exists()
-    assert all(row["skipped"] == 0 for row in told(tmp_path / "run"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

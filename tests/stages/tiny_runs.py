@@ -92,6 +92,16 @@ def base() -> str:
 
 
 @cache
+def older() -> str:
+    """Another model with the same tokens: what some steps of fine-tuning made."""
+    folder = kept()
+    demos = written(folder / "older.jsonl", DEMOS)
+    words = ["sft", "--model", base(), "--data", demos, "--out", folder / "older", "--lr", "1e-2", "--steps", 3]
+    quietly(*words, *SMALL)
+    return str(folder / "older")
+
+
+@cache
 def reward_models() -> str:
     """A run of ``preferent reward``: two members, two steps."""
     folder = kept()

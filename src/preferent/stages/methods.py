@@ -103,6 +103,7 @@ METHODS = (
     Method("REINFORCE++", "policy gradient", "grpo --objective reinforce++", SR, "Hu 2025"),
     Method("ReMax", "policy gradient", "grpo --objective remax", SR, "Li et al. 2023"),
     Method("MaxRL", "policy gradient", "grpo --objective max-rl", "reward that is 0 or more", "Tajwar et al. 2026"),
+    Method("Safe-RLHF", "policy gradient", "grpo --objective rloo --cost runs/cost", f"{SR}, cost", "Dai et al. 2023"),
     Method("Bradley-Terry", "reward model", "reward", "pairs or rankings", "Ouyang et al. 2022"),
     Method("Thurstone", "reward model", "reward --objective thurstone", P, "Thurstone 1927"),
     Method("Plackett-Luce", "reward model", "reward --objective plackett-luce", K, "Plackett 1975; Luce 1959"),
