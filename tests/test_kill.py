@@ -19,6 +19,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EXIT = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 128 + signal.SIGTERM, signal.SIGINT: 130}
 PATIENCE = 120.0  # seconds for one sitting, on a busy machine
 LENGTHS = "--max-length 100 --max-new-tokens 8 --batch 4"
+BRIEF = f"--data prompts.jsonl --reward mine.py:brief {LENGTHS}"
 # Long enough for a signal to find them at work; each says how often it saves.
 COMMANDS = {
     "sft": "--data demos.jsonl --max-length 128 --steps 120 --save-every 2 --eval-data demos.jsonl --eval-every 7",
@@ -28,6 +29,16 @@ COMMANDS = {
     "grpo": f"--data prompts.jsonl --reward mine.py:brief --steps 40 --save-every 1 --group 3 {LENGTHS}",
     "ppo": f"--data prompts.jsonl --reward ./rm --steps 25 --save-every 2 --kl-target 0.1 {LENGTHS}",
 }
+# Where more than weights and data has to come back: what is drawn from, what is paid, a second file. Killed once each.
+OTHERS = {
+    "ppo with text": f"--data prompts.jsonl --reward ./rm --steps 20 --save-every 2 --ptx-data demos.jsonl {LENGTHS}",
+    "grpo at a cost": f"{BRIEF} --steps 20 --save-every 1 --group 3 --cost ./rm --cost-rate 0.5 --kl-reward 0.05",
+    "online-dpo that follows": f"{BRIEF} --steps 20 --save-every 3 --follow 0.5 --follow-every 2 --labels soft",
+    "nash-md": f"{BRIEF} --steps 20 --save-every 2",
+    "raft": f"{BRIEF} --steps 20 --save-every 3 --replies 4 --draw-every 4",
+    "spin": "--data demos.jsonl --max-length 100 --max-new-tokens 8 --batch 4 --steps 20 --save-every 3 --move-every 4",
+}
+ALL = COMMANDS | OTHERS
 
 
 @pytest.fixture(autouse=True)
@@ -59,9 +70,9 @@ def filled(folder: Path) -> Path:
 
 
 def started(place: Path, name: str, out: str) -> subprocess.Popen[str]:
-    words = f"-m preferent {name} --model ./base --lr 1e-3 --out {out} --resume {COMMANDS[name]}".split()
+    words = f"-m preferent {name.split()[0]} --model ./base --lr 1e-3 --resume {ALL[name]}".split()
     return subprocess.Popen(
-        [sys.executable, *words],
+        [sys.executable, *words, "--out", out],
         cwd=place,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
@@ -113,11 +124,19 @@ def test_a_command_that_is_stopped_again_and_again_ends_where_an_undisturbed_one
     assert_same(place, name, f"straight-{name}", f"stopped-{name}")
 
 
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_does_one_that_has_more_to_bring_back(place, name):
+    assert ended(started(place, name, f"straight-{name}")) == 0
+    assert disturbed(place, name, f"killed-{name}", signal.SIGKILL, random.Random(name)) == EXIT[signal.SIGKILL]
+    assert ended(started(place, name, f"killed-{name}")) == 0
+    assert_same(place, name, f"straight-{name}", f"killed-{name}")
+
+
 def assert_same(place: Path, name: str, straight: str, stopped: str) -> None:
     """The same model to the last bit, and the same metrics for every step, once each."""
     model, metrics = left(place / straight)
     other_model, other_metrics = left(place / stopped)
-    steps = int(COMMANDS[name].partition("--steps ")[2].split()[0])
+    steps = int(ALL[name].partition("--steps ")[2].split()[0])
     assert [row["step"] for row in metrics] == list(range(1, steps + 1))
     assert other_metrics == metrics
     assert other_model.keys() == model.keys() != set()
