@@ -198,6 +198,8 @@ def test_a_duels_chance_is_that_of_the_policys_own_reply():
 
     assert fought(turned, [(mine, other), (alike, alike)]) == {id(mine): 0.9, id(alike): 0.5}
     assert twin.tokens != alike.tokens
+    thrice = fought(turned, [(mine, other), (mine, mine), (mine, mine)])
+    assert thrice == {id(mine): pytest.approx((0.8 + 1.0 + 0.5 + 0.5) / 4)}
 
 
 # --- distillation and DFT ----------------------------------------------------------------------------

@@ -98,7 +98,10 @@ def fought(annotator: Annotator[Prompt, Episode], duels: Sequence[Duel]) -> dict
     """
     asked = [Comparison(a.prompt, (a, b)) for a, b in duels if a.tokens != b.tokens]
     mine = {id(a) for a, _ in duels}
-    said: dict[int, list[float]] = {id(a): [0.5] for a, b in duels if a.tokens == b.tokens}
+    said: dict[int, list[float]] = {}
+    for a, b in duels:  # a sampler may give one object for what it drew twice
+        if a.tokens == b.tokens:
+            said.setdefault(id(a), []).append(0.5)
     for answer in annotator(asked) if asked else ():
         for option, chance in zip(answer.comparison.options, answer.choice, strict=True):
             if id(option) in mine:
