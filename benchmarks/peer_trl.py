@@ -1,18 +1,34 @@
-"""The other side of ``parity.py``: TRL trains on the rows of each job and writes down every step's loss.
+"""The other side of ``parity.py``: TRL trains on the rows of each job and writes down what every step says.
 
 Runs in an environment of its own, where this project is not installed. A job is a folder with ``job.json`` (method,
-hyperparameters), ``rows.json`` (text, as TRL's users write it) and ``model/``; the answer is ``losses.json``.
+hyperparameters), ``rows.json`` (text, as TRL's users write it) and ``model/``; the answer is ``curves.json``.
 """
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
+    SFTConfig,
+    SFTTrainer,
+)
 from trl.experimental.cpo import CPOConfig, CPOTrainer
+from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 TRAINERS: dict[str, tuple[Any, Any]] = {
@@ -23,22 +39,29 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "kto": (KTOTrainer, KTOConfig),
     "cpo": (CPOTrainer, CPOConfig),
     "orpo": (ORPOTrainer, ORPOConfig),
+    "grpo": (GRPOTrainer, GRPOConfig),
+    "gmpo": (GMPOTrainer, GMPOConfig),
+    "rloo": (RLOOTrainer, RLOOConfig),
 }
 OLDER = ("cpo", "orpo")  # which cannot do without a length and a tokenizer
+DRAWING = ("grpo", "gmpo", "rloo")
+GROUP = 4  # replies to a prompt
+WEIGHTS = [1.0, 0.5]  # of the two rewards
 
 
 def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
-    rows = Dataset.from_list(json.loads((folder / "rows.json").read_text()))
+    rows = json.loads((folder / "rows.json").read_text())
     trainer_class, config_class = TRAINERS[job["method"]]
-    losses: list[float] = []
+    draws = job["method"] in DRAWING
+    curves: dict[str, list[float]] = {"loss": [], "grad_norm": []}
 
-    class Recorded(trainer_class):
-        """Keeps each loss in full: the log rounds it."""
+    class Recorded(drawing(trainer_class) if draws else trainer_class):
+        """Keeps each loss in full, for the log rounds it, and each gradient's norm."""
 
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             loss = super().compute_loss(*arguments, **options)
-            losses.append(loss.item() - self.likelihood)
+            curves["loss"].append(loss.item() - self.likelihood)
             return loss
 
         likelihood = 0.0  # of ORPO, which is the prompt's too
@@ -49,32 +72,78 @@ def main(folder: Path) -> None:
                 self.likelihood = metrics["nll_loss"]
             return loss, metrics
 
-    config = config_class(
-        output_dir=str(folder / "out"),
-        max_steps=job["steps"],
-        per_device_train_batch_size=job["batch"],
-        learning_rate=job["lr"],
-        lr_scheduler_type="constant",
-        optim="adamw_torch",
-        adam_beta1=job["betas"][0],
-        adam_beta2=job["betas"][1],
-        weight_decay=0.0,
-        max_grad_norm=job["max_grad_norm"],
-        max_length=1024 if job["method"] in OLDER else None,
-        train_sampling_strategy="sequential",
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        **job["options"],
-    )
+        def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+            if "grad_norm" in logs:
+                curves["grad_norm"].append(logs["grad_norm"])
+            super().log(logs, *arguments, **options)
+
+    config = config_class(**said(job, folder))
     words = AutoTokenizer.from_pretrained(folder / "model") if job["method"] in OLDER else None
+    more = {"reward_funcs": [partial(mark, which=i) for i in range(len(WEIGHTS))]} if draws else {}
     model = str(folder / "model")
-    trainer = Recorded(model=model, args=config, train_dataset=rows, processing_class=words)
+    trainer = Recorded(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=words, **more)
+    if draws and "vllm_importance_sampling_mode" in job["options"]:
+        trainer.use_vllm = True  # only now, when nobody asks any more whether it is installed
     trainer.train()
-    (folder / "losses.json").write_text(json.dumps(losses))
+    (folder / "curves.json").write_text(json.dumps(curves))
+
+
+def said(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """TRL's arguments."""
+    options = {
+        "output_dir": str(folder / "out"),
+        "max_steps": job["steps"],
+        "per_device_train_batch_size": job["batch"],
+        "learning_rate": job["lr"],
+        "lr_scheduler_type": "constant",
+        "optim": "adamw_torch",
+        "adam_beta1": job["betas"][0],
+        "adam_beta2": job["betas"][1],
+        "weight_decay": 0.0,
+        "max_grad_norm": job["max_grad_norm"],
+        "logging_steps": 1,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+    if job["method"] in DRAWING:
+        options |= {"num_generations": GROUP, "shuffle_dataset": False, "reward_weights": WEIGHTS}
+        options["per_device_train_batch_size"] *= GROUP
+    else:
+        options["max_length"] = 1024 if job["method"] in OLDER else None
+        options["train_sampling_strategy"] = "sequential"
+    return options | job["options"]
+
+
+def drawing(trainer_class: Any) -> Any:
+    """The trainer, which is given its replies, and what was said of them by the policy that drew them."""
+
+    class Given(trainer_class):
+        rows: list[dict[str, Any]]  # of this step: a prompt's stands once for each of its replies
+
+        def each(self, name: str) -> list[Any]:
+            return [row[name][i % GROUP] for i, row in enumerate(self.rows)]
+
+        def _generate_single_turn(self, *_: Any, **__: Any) -> Any:
+            return self.each("replies") if trainer_class is RLOOTrainer else (self.each("replies"), self.each("old"))
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            self.rows = inputs
+            output = super()._generate_and_score_completions(inputs)
+            if trainer_class is not RLOOTrainer and not self.use_vllm:
+                told = [torch.tensor(each) for each in self.each("old")]
+                output["old_per_token_logps"] = torch.nn.utils.rnn.pad_sequence(told, batch_first=True)
+            return output
+
+    return Given
+
+
+def mark(completions: Any, *, which: int, marks: Any, **_: Any) -> list[float]:
+    """One of the rewards, as it is given."""
+    return [each[i % GROUP][which] for i, each in enumerate(marks)]
 
 
 if __name__ == "__main__":
