@@ -168,6 +168,29 @@ def test_every_term_is_divided_by_its_own_count_over_the_whole_step():
         assert (metrics["a"], metrics["b"]) == (pytest.approx(1.5), pytest.approx(6))
 
 
+def test_what_is_left_out_of_a_step_counts_in_the_loss_that_is_told():
+    """Σa/3 over prompts with a = 1, 2, 3 of which the last has nothing to say: (1 + 2)/3, in loss and gradient."""
+
+    @dataclass(frozen=True)
+    class Sparing:
+        def counts(self, x):
+            return {"a": torch.tensor(len(x))}
+
+        def moving(self, x):
+            return (x.prompt_length < 3).nonzero().flatten().tolist()
+
+        def __call__(self, model, x):
+            a = model.weight.sum() * x.prompt_length.sum()
+            return Loss({"a": (2.0, Mean(a, self.counts(x)["a"]))}, {"seen": Mean(a, self.counts(x)["a"])})
+
+    for budget in (1, 100):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        metrics = descent(model, token_budget=budget).update(replies_of([(1, (1,)), (2, (1,)), (3, (1,))]), Sparing())
+        assert (metrics["loss"], metrics["grad_norm"], metrics["a"]) == (2, 2, 1)
+        assert metrics["seen"] == 1.5  # a metric is of what was read
+
+
 def test_cuts_keep_to_the_budget_and_never_split_a_prompt():
     batch = replies_of([(2, (3, 5)), (1, (2, 2, 1)), (4, (1, 2)), (1, (1,)), (1, (1,))])  # 10, 6, 7, 2, 2 tokens
     sizes = [[sum(cut.tokens_each()), len(cut)] for cut in descent(Bigram(), token_budget=9).cuts(batch)]

@@ -126,7 +126,9 @@ class LocalLearner(Generic[N]):
                 total.backward()
             weights |= {name: weight for name, (weight, _) in loss.terms.items()}
             said |= {k: said[k] + v if k in said else v for k, v in detached(loss).items()}
-        metrics = {name: mean.value for name, mean in said.items()}
+        # A term's count is the whole step's, whatever part of it was left out: what is said is what was differentiated.
+        means = {name: Mean(mean.total, counts.get(name, mean.count)) for name, mean in said.items()}
+        metrics = {name: mean.value for name, mean in means.items()}
         return {**metrics, "loss": sum(weight * metrics[name] for name, weight in weights.items())}
 
     def step(self, batch: Batch, loss: float) -> Metrics:
