@@ -114,10 +114,12 @@ def floor(kind: str, shape: Shape, groups: Sequence[Group], *, epochs: int = 1) 
     optimiser = (
         7.0 * FP32 * (shape.in_layers + shape.hidden * shape.vocabulary)
     )  # three read and written, gradients read
-    if kind in ("sampling", "grpo", "ppo"):
+    if kind in ("sampling", "grpo", "online-dpo", "ppo"):
         prompts, replies, moved = drawn(shape, groups)
-        more = {"sampling": 0.0, "grpo": said + 3 * said, "ppo": said + 2 * scored + epochs * 3 * (said + scored)}[kind]
-        updates = {"sampling": 0, "grpo": 1, "ppo": 2 * epochs}[kind]
+        learned = said + 3 * said  # by the reference, and by the policy with its gradient
+        critic = said + 2 * scored + epochs * 3 * (said + scored)
+        more = {"sampling": 0.0, "grpo": learned, "online-dpo": learned, "ppo": critic}[kind]
+        updates = {"sampling": 0, "grpo": 1, "online-dpo": 1, "ppo": 2 * epochs}[kind]
         return prompts + more, replies, moved + updates * optimiser
     if kind == "scoring":
         return said, 0.0, 0.0

@@ -13,8 +13,8 @@ loaded. The ratio is the peer's seconds over ours, its median over rounds; betwe
 ``floor`` is explained in ``floor.py``.
 
 Where replies are given, both sides' losses must agree after the first round, or the race ends there; they must after
-all others, too. GRPO and PPO draw replies of their own, so that there is nothing to compare. A job whose peer is
-missing or stops is told of and counts as a failure; the next one runs.
+all others, too. GRPO, online DPO and PPO draw replies of their own, so that there is nothing to compare. A job whose
+peer is missing or stops is told of and counts as a failure; the next one runs.
 """
 
 import argparse
@@ -89,6 +89,7 @@ JOBS = (
     Job("DPO", "dpo", 8.0, 0.5, quick=True, options={"beta": 0.1, "precompute_ref_log_probs": True}),
     Job("KTO", "kto", None, None, options={"beta": 0.1, "precompute_ref_log_probs": True}),
     Job("GRPO", "grpo", 6.0, 0.5, batch=8, group=8, quick=True, options={"beta": 0.04}),
+    Job("online DPO", "online-dpo", None, None, group=2, options={"beta": 0.1}),
     Job("PPO", "ppo", 4.0, 0.6, batch=64, options={"epochs": 4}),
     Job("scoring", "scoring", None, None),
     Job("sampling", "sampling", 4.0, 0.6, batch=8, group=8, quick=True, prompts=("hh", 1, 256)),

@@ -10,10 +10,12 @@ import transformers
 from pace import Pace, length
 from parity import turned
 
+from preferent.algorithms import objectives as our
 from preferent.algorithms.dpo import dpo
 from preferent.algorithms.grpo import Config as GroupConfig
 from preferent.algorithms.grpo import Objective, grpo
 from preferent.algorithms.kto import kto
+from preferent.algorithms.online_dpo import online_dpo
 from preferent.algorithms.ppo import Config as PPOConfig
 from preferent.algorithms.ppo import ppo
 from preferent.algorithms.reward_model import reward_model
@@ -25,6 +27,7 @@ from preferent.data.comparisons import pairs
 from preferent.data.rated import Rated
 from preferent.data.template import Template
 from preferent.models.load import actor_critic, load_policy, load_scorer
+from preferent.rewards.annotating import Rewarded
 from preferent.rewards.load import load_reward
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import local_learner
@@ -39,7 +42,9 @@ Group = tuple[int, list[int]]
 def main(folder: Path) -> None:
     transformers.utils.logging.set_verbosity_error()
     job, rows = (json.loads((folder / name).read_text()) for name in ("job.json", "rows.json"))
-    make = {"grpo": grouped, "ppo": critiqued, "sampling": sampled, "scoring": scored}.get(job["kind"], trained)
+    make = {"grpo": grouped, "online-dpo": compared, "ppo": critiqued, "sampling": sampled, "scoring": scored}.get(
+        job["kind"], trained
+    )
     pace = Pace()
     steps, groups = make(job, rows, folder / "model")
     pace.ready()
@@ -158,6 +163,21 @@ def grouped(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float
         prompts_of(job, rows),
         objective=Objective(kl=job["options"]["beta"]),
         config=GroupConfig(group=job["group"]),
+    )
+    return (said["loss"] for said in steps), sampler.groups
+
+
+def compared(job: Job, rows: Sequence[Any], folder: Path) -> tuple[Iterator[float], list[Group]]:
+    policy = load_policy(folder, device="cpu")
+    sampler = sampler_of(job, policy)
+    steps = online_dpo(
+        local_learner(policy, lr=job["lr"]),
+        policy.frozen(),
+        sampler,
+        Rewarded(even),
+        prompts_of(job, rows),
+        objective=our.dpo(beta=job["options"]["beta"]),
+        n=job["group"],
     )
     return (said["loss"] for said in steps), sampler.groups
 

@@ -4,6 +4,7 @@ Runs in an environment of its own, where this project is not installed. A job is
 ``rows.json`` (text, as TRL's users write it, in the order in which steps take it) and ``model/``.
 """
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -46,11 +47,12 @@ class Turns(TrainerCallback):
 
 
 def train(job: dict[str, Any], folder: Path, pace: Pace) -> None:
-    import trl
     from datasets import Dataset
 
-    name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO"}[job["kind"]]
-    trainer_class, config_class = getattr(trl, f"{name}Trainer"), getattr(trl, f"{name}Config")
+    names = {"sft": "SFT", "reward": "Reward", "dpo": "DPO", "kto": "KTO", "grpo": "GRPO", "online-dpo": "OnlineDPO"}
+    name, online = names[job["kind"]], job["kind"] == "online-dpo"
+    module = importlib.import_module("trl.experimental.online_dpo" if online else "trl")
+    trainer_class, config_class = getattr(module, f"{name}Trainer"), getattr(module, f"{name}Config")
     turns = Turns(pace, job["each"])
 
     class Timed(trainer_class):
@@ -59,17 +61,27 @@ def train(job: dict[str, Any], folder: Path, pace: Pace) -> None:
             turns.losses[-1].append(loss.item())
             return loss
 
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if online:  # which asks for no loss
+                turns.losses[-1].append(loss.item())
+            return loss
+
     options = dict(job["options"])
     if job["kind"] == "grpo":
         options |= {"shuffle_dataset": False, "num_generations": job["group"], "max_completion_length": job["new"]}
         more = {"reward_funcs": brief}
+    elif online:  # two replies to a prompt, always
+        options |= {"max_new_tokens": job["new"], "max_length": 1024, "temperature": 1.0}
+        options |= {"train_sampling_strategy": "sequential"}
+        more = {"reward_funcs": brief, "processing_class": AutoTokenizer.from_pretrained(folder / "model")}
     else:
         options |= {"max_length": None, "train_sampling_strategy": "sequential"}
         more = {}
     config = config_class(
         output_dir=str(folder / "out"),
         max_steps=job["steps"],
-        per_device_train_batch_size=job["batch"] * job.get("group", 1),
+        per_device_train_batch_size=job["batch"] * (1 if online else job.get("group", 1)),
         learning_rate=job["lr"],
         lr_scheduler_type="constant",
         optim="adamw_torch_fused",

@@ -188,6 +188,7 @@ def test_the_floor_of_each_kind_is_what_its_steps_need(floor):
         "scoring": (READ, 0, 0),
         "sampling": (prompts, replies, moved),
         "grpo": (prompts + READ + 3 * READ, replies, moved + OPTIMISER),
+        "online-dpo": (prompts + READ + 3 * READ, replies, moved + OPTIMISER),
         "ppo": (prompts + READ + 2 * scored + 4 * 3 * (READ + scored), replies, moved + 2 * 4 * OPTIMISER),
     }
     for kind, each in needed.items():
