@@ -94,11 +94,8 @@ def gradients(name: str, objective: Any, method: str = "grpo", how: Drawing = Dr
 
 def corrected(name: str, mode: str, correction: policy.Correction, **options: Any) -> Job:
     """Importance sampling between what drew and the learner: TRL has it for vLLM."""
-    how = Drawing(correction=correction)
-    return gradients(
-        name, PLAIN, how=how, loss_type="grpo", vllm_importance_sampling_mode=mode, vllm_importance_sampling_clip_max=1.2,
-        **options,
-    )  # fmt: skip
+    options = {f"vllm_importance_sampling_{name}": value for name, value in {"mode": mode, **options}.items()}
+    return gradients(name, PLAIN, how=Drawing(correction=correction), loss_type="grpo", **options)
 
 
 # TRL's IPO averages over tokens; its CPO adds the likelihood averaged over all tokens of the step.
@@ -168,11 +165,10 @@ JOBS = (
               epsilon_high=0.1),
     gradients("gdpo", replace(PLAIN, advantage=parity_drawn.gdpo), loss_type="grpo",
               multi_objective_aggregation="normalize_then_sum"),
-    corrected("tis, tokens", "token_truncate", partial(policy.truncated, cap=1.2)),
-    corrected("tis, replies", "sequence_truncate", partial(policy.truncated, cap=1.2, whole=True)),
-    corrected("mis, tokens", "token_mask", partial(policy.masked, cap=1.2, low=0.8),
-              vllm_importance_sampling_clip_min=0.8),
-    corrected("mis, replies", "sequence_mask", partial(policy.masked, cap=1.2, whole=True)),
+    corrected("tis, tokens", "token_truncate", partial(policy.truncated, cap=1.2), clip_max=1.2),
+    corrected("tis, replies", "sequence_truncate", partial(policy.truncated, cap=2.0, whole=True), clip_max=2.0),
+    corrected("mis, tokens", "token_mask", partial(policy.masked, cap=1.2, low=0.8), clip_max=1.2, clip_min=0.8),
+    corrected("mis, replies", "sequence_mask", partial(policy.masked, cap=2.0, whole=True), clip_max=2.0),
     # TRL's loss is of the ratio, ours of the logarithm: the values differ, and on-policy the gradients do not.
     replace(gradients("rloo", rl.RLOO, "rloo", how=Drawing(recompute=True), beta=0.05), measured=("grad_norm",)),
 )  # fmt: skip
@@ -214,7 +210,7 @@ def compared(job: Job, ours: Curves, theirs: Curves) -> dict[str, Any]:
     for name in job.measured:
         if not len(ours[name]) == len(theirs[name]) == job.steps:
             raise RuntimeError(
-                f"{job.name}: {name} of {len(ours[name])} steps here and {len(theirs[name])} there; expected {job.steps}"
+                f"{job.name}, {name}: {len(ours[name])} steps here and {len(theirs[name])} there; expected {job.steps}"
             )
         apart[name] = max(abs(a - b) / abs(b) for a, b in zip(ours[name], theirs[name], strict=True))
     agree = all(each <= TOLERANCE for each in apart.values())
@@ -276,7 +272,7 @@ def fits(row: Row, template: Template) -> bool:
 
 
 def mine(job: Job, said: Sequence[Row], base: Path, folder: Path) -> Curves:
-    """What this project's steps say. Leaves in the folder what the other side needs: the job, its rows, the model's start."""
+    """What our steps say. Leaves in the folder what the other side needs: the job, its rows, the model's start."""
     folder.mkdir()
     (folder / "job.json").write_text(json.dumps(job.told()))
     if job.method in parity_drawn.METHODS:
