@@ -1,11 +1,11 @@
 """Train the same tiny model on the same real pairs here and with TRL 1.16, and compare the losses step by step.
 
-``make parity`` runs it: SFT, a reward model, DPO and its relatives, KTO, and the policy gradients on given replies, in
-fp32, from the same weights, over the same rows in the same order. Both sides get text and put it through the model's
-chat template themselves; replies to the policy gradients are given as tokens. Each step's loss is compared, and the
-norm of its gradient before it is clipped. Where a convention differs, what is compared here takes the other side's, and
-says so below. The rows are pairs of HH-RLHF (Bai et al. 2022) where PREFERENT_TEST_DATA names the folder that holds
-them, and otherwise a few written here.
+``make parity`` runs it: SFT, a reward model, DPO and its relatives, KTO, policy gradients and online DPO, in fp32, from
+the same weights, over the same rows in the same order. Both sides get text and put it through the model's chat template
+themselves; what would be sampled is given as tokens. Each step's loss is compared, and the norm of its gradient before
+it is clipped. Where a convention differs, what is compared here takes the other side's, and says so below. The rows are
+pairs of HH-RLHF (Bai et al. 2022) where PREFERENT_TEST_DATA names the folder that holds them, and otherwise a few
+written here.
 Writes ``benchmarks/results/parity.json``; the exit code says whether every step agreed.
 """
 
@@ -171,6 +171,7 @@ JOBS = (
     corrected("mis, replies", "sequence_mask", partial(policy.masked, cap=2.0, whole=True), clip_max=2.0),
     # TRL's loss is of the ratio, ours of the logarithm: the values differ, and on-policy the gradients do not.
     replace(gradients("rloo", rl.RLOO, "rloo", how=Drawing(recompute=True), beta=0.05), measured=("grad_norm",)),
+    Job("online-dpo", "online-dpo", options={"beta": 0.1}),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Our side of ``parity.py`` for policy gradients: replies, marks and old log-probabilities are given, as if drawn.
+"""Our side of ``parity.py`` for methods that sample: replies, marks and old log-probabilities are given, as if drawn.
 
 Four replies to each prompt: both of its row and both of the next row, some of them cut off. They are said to be drawn
 by the model as it was before each of its weights was moved at random, so ratios differ from 1 from the first step on.
@@ -16,18 +16,20 @@ from torch import Tensor
 
 from preferent.algorithms.credit import Decoupled, Step
 from preferent.algorithms.grpo import Config, grpo
+from preferent.algorithms.online_dpo import online_dpo
 from preferent.data.collate import episodes
 from preferent.data.columns import parse
 from preferent.data.template import Template
 from preferent.losses import policy
 from preferent.models.load import load_policy, save
+from preferent.rewards.annotating import Rewarded
 from preferent.types import Algorithm, Episode, Prompt, Score
 
 GROUP = 4
 LONGEST = 40  # tokens of a reply; longer ones are cut off
 WEIGHTS = {"right": 1.0, "style": 0.5}  # of the two rewards
 MOVED = 0.01  # deviation of what is added to each weight
-METHODS = ("grpo", "gmpo", "rloo")
+METHODS = ("grpo", "gmpo", "rloo", "online-dpo")
 
 Row = dict[str, Any]
 
@@ -54,7 +56,7 @@ class Given:
         """What is given does not depend on weights."""
 
     def sample(self, prompts: Sequence[Prompt], n: int) -> list[list[Episode]]:
-        return self.steps.pop(0)
+        return [group[:n] for group in self.steps.pop(0)]
 
     def __call__(self, drawn: Sequence[Episode]) -> list[Score]:
         parts = [self.marks[id(episode)] for episode in drawn]
@@ -62,16 +64,16 @@ class Given:
 
 
 def steps(job: Any, said: Sequence[Row], base: Path, folder: Path, learner: Any) -> Algorithm:
-    """``grpo`` on what is given; the folder gets the rows, and the model that both sides start from."""
+    """The method on what is given; the folder gets the rows, and the model that both sides start from."""
     model = load_policy(base, device="cpu")
     asked, given = drawn(said, model, job.batch)
     (folder / "rows.json").write_text(json.dumps(as_rows(said, given)))
     move(model)
     save(model, folder / "model")
-    return grpo(
-        learner(model, job), model.frozen(), given, given, asked,
-        objective=job.objective, config=Config(group=GROUP), how=job.how,
-    )  # fmt: skip
+    start = learner(model, job), model.frozen(), given
+    if job.method == "online-dpo":
+        return online_dpo(*start, Rewarded(given), asked, objective=job.objective)
+    return grpo(*start, given, asked, objective=job.objective, config=Config(group=GROUP), how=job.how)
 
 
 def drawn(said: Sequence[Row], model: Any, batch: int) -> tuple[list[list[Prompt]], Given]:

@@ -29,6 +29,7 @@ from trl import (
 )
 from trl.experimental.cpo import CPOConfig, CPOTrainer
 from trl.experimental.gmpo import GMPOConfig, GMPOTrainer
+from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
 TRAINERS: dict[str, tuple[Any, Any]] = {
@@ -42,8 +43,9 @@ TRAINERS: dict[str, tuple[Any, Any]] = {
     "grpo": (GRPOTrainer, GRPOConfig),
     "gmpo": (GMPOTrainer, GMPOConfig),
     "rloo": (RLOOTrainer, RLOOConfig),
+    "online-dpo": (OnlineDPOTrainer, OnlineDPOConfig),
 }
-OLDER = ("cpo", "orpo")  # which cannot do without a length and a tokenizer
+OLDER = ("cpo", "orpo", "online-dpo")  # which cannot do without a length and a tokenizer
 DRAWING = ("grpo", "gmpo", "rloo")
 GROUP = 4  # replies to a prompt
 WEIGHTS = [1.0, 0.5]  # of the two rewards
@@ -53,15 +55,22 @@ def main(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text())
     rows = json.loads((folder / "rows.json").read_text())
     trainer_class, config_class = TRAINERS[job["method"]]
-    draws = job["method"] in DRAWING
+    draws, online = job["method"] in DRAWING, job["method"] == "online-dpo"
+    kind = drawing(trainer_class) if draws else OnlineGiven if online else trainer_class
     curves: dict[str, list[float]] = {"loss": [], "grad_norm": []}
 
-    class Recorded(drawing(trainer_class) if draws else trainer_class):
+    class Recorded(kind):
         """Keeps each loss in full, for the log rounds it, and each gradient's norm."""
 
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
             loss = super().compute_loss(*arguments, **options)
             curves["loss"].append(loss.item() - self.likelihood)
+            return loss
+
+        def training_step(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().training_step(*arguments, **options)
+            if online:  # which asks for no loss
+                curves["loss"].append(loss.item())
             return loss
 
         likelihood = 0.0  # of ORPO, which is the prompt's too
@@ -79,7 +88,8 @@ def main(folder: Path) -> None:
 
     config = config_class(**said(job, folder))
     words = AutoTokenizer.from_pretrained(folder / "model") if job["method"] in OLDER else None
-    more = {"reward_funcs": [partial(mark, which=i) for i in range(len(WEIGHTS))]} if draws else {}
+    place = in_turn if online else together
+    more = {"reward_funcs": [partial(place, which=i) for i in range(len(WEIGHTS))]} if draws or online else {}
     model = str(folder / "model")
     trainer = Recorded(model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=words, **more)
     if draws and "vllm_importance_sampling_mode" in job["options"]:
@@ -113,6 +123,8 @@ def said(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         options |= {"num_generations": GROUP, "shuffle_dataset": False, "reward_weights": WEIGHTS}
         options["per_device_train_batch_size"] *= GROUP
     else:
+        if job["method"] == "online-dpo":
+            options["reward_weights"] = WEIGHTS
         options["max_length"] = 1024 if job["method"] in OLDER else None
         options["train_sampling_strategy"] = "sequential"
     return options | job["options"]
@@ -141,9 +153,34 @@ def drawing(trainer_class: Any) -> Any:
     return Given
 
 
-def mark(completions: Any, *, which: int, marks: Any, **_: Any) -> list[float]:
-    """One of the rewards, as it is given."""
+class OnlineGiven(OnlineDPOTrainer):
+    """Is given its replies: the first two of each prompt's."""
+
+    def training_step(self, model: Any, inputs: Any, *rest: Any) -> Any:
+        self.given = inputs["replies"]
+        return super().training_step(model, inputs, *rest)
+
+    def _generate(self, model: Any, prompts: Any, images: Any = None) -> Any:
+        texts = self.processing_class.apply_chat_template(prompts, add_generation_prompt=True, tokenize=False)
+        asked = self.processing_class(
+            texts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        )
+        replies = [torch.tensor(each[i]) for i in (0, 1) for each in self.given]
+        tokens, there = (
+            torch.nn.utils.rnn.pad_sequence(each, batch_first=True)
+            for each in (replies, [torch.ones_like(reply) for reply in replies])
+        )
+        return asked["input_ids"].repeat(2, 1), asked["attention_mask"].repeat(2, 1), tokens, there, None
+
+
+def together(completions: Any, *, which: int, marks: Any, **_: Any) -> list[float]:
+    """One of the rewards, as it is given, where a prompt's replies stand beside one another."""
     return [each[i % GROUP][which] for i, each in enumerate(marks)]
+
+
+def in_turn(completions: Any, *, which: int, marks: Any, **_: Any) -> list[float]:
+    """The same where all prompts' first replies stand before their second ones."""
+    return [each[2 * i // len(marks)][which] for i, each in enumerate(marks)]
 
 
 if __name__ == "__main__":
