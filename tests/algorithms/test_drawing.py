@@ -18,7 +18,7 @@ from preferent.data.collate import episodes, logprobs
 from preferent.losses import policy as surrogates
 from preferent.losses.advantage import standardised
 from preferent.models.load import load_policy
-from preferent.models.twin import twin
+from preferent.models.policy import twin
 from preferent.rewards.combined import SoftOverlong
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import local_learner

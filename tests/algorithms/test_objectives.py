@@ -427,8 +427,8 @@ def test_where_the_reference_has_come_to_is_kept_and_restored():
 def test_a_following_language_model_shares_what_is_frozen_and_says_what_the_policy_said(tmp_path, lora):
     policy = load_policy(saved_policy(tmp_path), lora=lora, device="cpu")
     follower = Follower(policy)
-    owned = {id(p) for p in policy.parameters()}
-    apart = {name for name, p in follower.policy.named_parameters() if id(p) not in owned}
+    owned = {p.data_ptr() for p in policy.parameters()}
+    apart = {name for name, p in follower.policy.named_parameters() if p.data_ptr() not in owned}
     trained = {name for name, p in policy.named_parameters() if p.requires_grad}
     assert apart == trained == set(follower.state_dict()["weights"])
     assert (len(trained) < len(owned)) == bool(lora)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from preferent.models.head import Logits, head_of, token_logprobs
 from preferent.models.plan import Plan
 from preferent.models.scorer import ScoringModel
 from preferent.types import Policy, Reading, Replies
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class LanguagePolicy(Backbone):
@@ -51,25 +53,20 @@ class Frozen:
     """A copy that nobody updates."""
 
     def __init__(self, policy: LanguagePolicy) -> None:
-        self.policy = copy.deepcopy(policy).requires_grad_(False).eval()
+        self.policy = twin(policy)
 
     @torch.no_grad()
     def read(self, x: Replies, *, entropy: bool = False) -> Reading:
         return self.policy.read(x, entropy=entropy)
 
 
-class Follower:
-    """A copy that nobody trains, and that may follow the policy. What is frozen in the policy is shared with it."""
+class Follower(Frozen):
+    """A copy that nobody trains, from which replies may be drawn, and that may follow the policy."""
 
     def __init__(self, policy: LanguagePolicy) -> None:
-        shared: dict[int, Any] = {id(p): p for p in policy.parameters() if not p.requires_grad}
-        self.policy = copy.deepcopy(policy, shared)
-        self.moving = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        self.policy.requires_grad_(False).eval()
-
-    @torch.no_grad()
-    def read(self, x: Replies, *, entropy: bool = False) -> Reading:
-        return self.policy.read(x, entropy=entropy)
+        super().__init__(policy)
+        trained = {name for name, p in policy.named_parameters() if p.requires_grad}
+        self.moving = {name: p for name, p in self.policy.named_parameters() if name in trained}
 
     @torch.no_grad()
     def follow(self, weights: Mapping[str, Tensor], share: float) -> None:
@@ -121,6 +118,23 @@ class LanguageActorCritic(nn.Module):
 
     def frozen(self) -> Policy:
         return self.policy.frozen()
+
+
+def twin(policy: M) -> M:
+    """A copy that says what the policy says now, and goes on saying it; what is frozen takes no memory again.
+
+    Frozen weights share their memory, not their parameters: while the twin draws, an adapter may be added to them in
+    its own (``merged``), which the policy must not see.
+    """
+    shared: dict[int, Any] = {id(p): sharing(p) for p in policy.parameters() if not p.requires_grad}
+    return copy.deepcopy(policy, shared).requires_grad_(False).eval()
+
+
+def sharing(parameter: nn.Parameter) -> nn.Parameter:
+    """Another parameter on the same numbers; one of four bits, to which nothing is ever added, is itself."""
+    if type(parameter) is not nn.Parameter:
+        return parameter
+    return nn.Parameter(parameter.detach(), requires_grad=False)
 
 
 def scattered(values: Tensor, mask: Tensor) -> Tensor:

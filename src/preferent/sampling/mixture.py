@@ -39,8 +39,8 @@ class Mixed:
 class MixtureSampler(LocalSampler):
     """Draws from policy^(1-share)·other^share, normalised at each token. The log-probabilities are the mixture's.
 
-    The other policy is nobody's to train, and shares no weights with the first: an adapter that is added to the one for
-    a while must not be added to both.
+    The other policy is nobody's to train, and shares no parameters with the first, only memory: an adapter that
+    is added to the one for a while must not be added to both.
     """
 
     def __init__(self, policy: LanguagePolicy, other: LanguagePolicy, *, share: float, **how: Any) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
-from preferent.config import UsageError, group
+from preferent.config import group
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 
@@ -43,17 +43,12 @@ def run(options: Options, *, title: str = "distillation") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.distill import distill
     from preferent.models.load import found
-    from preferent.rewards.load import same_text
     from preferent.stages import drawn
+    from preferent.stages.anchor import another
 
     how = options.teacher
     with drawn.opened(options, None, reads=[found(how.teacher)]) as parts:
-        teacher = drawn.another(replace(options.model, model=how.teacher), parts.policy)
-        if not same_text(teacher.tokenizer, parts.policy.tokenizer):
-            raise UsageError(
-                f"--teacher {how.teacher} makes other tokens of the same text than --model "
-                f"{options.model.model}, so it cannot mark the policy's tokens one by one. Take models of one family."
-            )
+        teacher = another(how.teacher, "--teacher", options.model, parts.policy)
         if parts.shown(how.replies, teacher=teacher):
             return
         sampler = parts.sampler()

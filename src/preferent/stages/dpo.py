@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Gt, Le
+from annotated_types import Gt
 
 from preferent.config import UsageError, group
+from preferent.stages.anchor import AnchorOptions, ReferenceOptions, refuse_reference
 from preferent.stages.objective import PairOptions, defaults, objective_of, weighed_names
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
 
@@ -22,20 +23,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReferenceOptions:
-    """Reference."""
-
-    follow: Annotated[
-        float | None,
-        "the reference goes this share of the way to the policy (TR-DPO; the paper's: 0.6 after each step, or 1 after "
-        "every 512); a copy of what is trained stays in memory; none: the reference stays as it is",
-        Gt(0),
-        Le(1),
-    ] = None
-    follow_every: Annotated[int | None, "with --follow: after every so many steps; none: after each", Gt(0)] = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class UncertaintyOptions:
     """Uncertainty."""
 
@@ -45,15 +32,6 @@ class UncertaintyOptions:
     uncertainty_temperature: Annotated[
         float, "weights are e^(-u/T), u the members' deviation, in standard deviations of their scores", Gt(0)
     ] = 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorOptions:
-    """Reference model."""
-
-    reference: Annotated[
-        str | None, "what log-ratios are to: a folder or Hub name, of the same tokenizer; none: --model as it starts"
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +71,11 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import plan, training
 
     objective = objective_of(options.dpo)
-    check_following(options.reference, objective)
+    refuse_reference(options.reference, options.anchor, referred=objective.referred)
+    doubted = options.uncertainty.uncertainty
+    reads = [*options.anchor.reads, *training.readable([doubted] if doubted else [])]
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
-    with training.opened(options, reads=reads_of(options, objective)) as run:
+    with training.opened(options, reads=reads) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
         template = training.template_of(policy, policy.tokenizer, options.data)
         held_out = training.held_out(load_preferences, options, template)
@@ -106,7 +86,7 @@ def run(options: Options, *, title: str = "") -> None:
         other: LanguagePolicy | None = None
         if objective.referred:
             follows = options.reference.follow is not None
-            other = reference_named(options, policy)
+            other = options.anchor.model(options.model, policy)
             reference = Follower(policy) if follows else training.reference_of(policy, batches, other)
         doubt = ensemble_of(options, policy)
         if options.run.dry_run:
@@ -140,41 +120,6 @@ def run(options: Options, *, title: str = "") -> None:
             measure=measure if held_out else None,
             save=lambda folder: save(policy, folder),
         )
-
-
-def check_following(options: ReferenceOptions, objective: Objective) -> None:
-    """Raises UsageError for a reference that is to follow and is not asked, and for a pace of what stays."""
-    if options.follow is None and options.follow_every is not None:
-        raise UsageError("--follow-every says how often, and without --follow the reference stays.\nGive --follow 0.6.")
-    if options.follow is not None and not objective.referred:
-        raise UsageError("--follow moves the reference, and this objective asks none.\nLeave --follow away.")
-
-
-def reads_of(options: Options, objective: Objective) -> list[str]:
-    """The other models that there are. Raises UsageError for a --reference that would not be asked."""
-    from preferent.models.load import found
-    from preferent.stages import training
-
-    named, doubted = options.anchor.reference, options.uncertainty.uncertainty
-    if named is not None and not objective.referred:
-        raise UsageError("--reference is what log-ratios are to, and this objective has none.\nLeave --reference away.")
-    if named is not None and options.reference.follow is not None:
-        raise UsageError("--follow moves a reference that begins at --model: leave --reference out.")
-    return [*([found(named)] if named else []), *training.readable([doubted] if doubted else [])]
-
-
-def reference_named(options: Options, policy: LanguagePolicy) -> LanguagePolicy | None:
-    """The --reference, which has to read the same tokens."""
-    from preferent.models.load import load_policy
-    from preferent.rewards.load import same_text
-
-    name, how = options.anchor.reference, options.model
-    if name is None:
-        return None
-    other = load_policy(name, device=how.device, trust_remote_code=how.trust_remote_code).requires_grad_(False)
-    if not same_text(other.tokenizer, policy.tokenizer):
-        raise UsageError(f"--reference {name} has another tokenizer or chat template than {how.model}.")
-    return other
 
 
 def ensemble_of(options: Options, policy: LanguagePolicy) -> LearnedReward | None:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.run import Run
     from preferent.sampling.local import LocalSampler
-    from preferent.stages.options import ModelOptions
     from preferent.types import Algorithm, Metrics, Policy, Reward, Stateful
 
 OPPONENT = 1 << 21  # added to the seed: two samplers whose policies are alike must not say the same
@@ -124,11 +123,3 @@ def opened(
             yield Parts(options, run, policy, template, batches, held_out, learner, reward, truth)
         except NoScore as error:
             raise UsageError(f"{error}") from error
-
-
-def another(options: ModelOptions, beside: LanguagePolicy) -> LanguagePolicy:
-    """A model of its own, that nobody trains and that shares no weights with the policy beside it."""
-    from preferent.stages import training
-
-    plain = replace(options, lora=0, load_4bit=False)
-    return training.policy_of(plain, seed=0, temperature=beside.temperature).requires_grad_(False).eval()

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from preferent.algorithms.grpo import Config
 from preferent.config import UsageError, group
+from preferent.stages.anchor import AnchorOptions
 from preferent.stages.constraint import CostOptions, constrained
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
@@ -64,6 +65,7 @@ class Options:
     cost: CostOptions = CostOptions()
     groups: Config = field(default_factory=Config)
     objective: ObjectiveOptions = ObjectiveOptions()
+    anchor: AnchorOptions = AnchorOptions()
     drawing: DrawingOptions = DrawingOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=16)
@@ -186,9 +188,8 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import online, plan, training
 
     objective, asked = objective_of(options), options.objective
-    with training.opened(
-        options, reads=training.readable([*options.reward.reward, *options.reward.truth, *options.cost.cost])
-    ) as run:
+    marks = [*options.reward.reward, *options.reward.truth, *options.cost.cost]
+    with training.opened(options, reads=[*training.readable(marks), *options.anchor.reads]) as run:
         policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
         template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
         held_out = training.held_out(load_prompts, options, template)
@@ -200,7 +201,7 @@ def run(options: Options, *, title: str = "") -> None:
         truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
-        reference, total = policy.frozen(), len(batches)
+        reference, total = options.anchor.frozen(options.model, policy), len(batches)
         updates = total * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
         learner = training.learner_of(policy, options, updates=updates)
         drawing = online.drawing_policy(policy, options.drawing)

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt, Le
 
 from preferent.config import group
+from preferent.stages.anchor import AnchorOptions
 from preferent.stages.judging import JudgeOptions, annotator_of, refuse_nobody, waiting
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -40,6 +41,7 @@ class Options:
     data: DataOptions
     judge: JudgeOptions = group(JudgeOptions, labels="soft")
     game: GameOptions = GameOptions()
+    anchor: AnchorOptions = AnchorOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=64)
     run: RunOptions
@@ -54,18 +56,18 @@ def run(options: Options, *, title: str = "Nash-MD") -> None:
 
     judge, game = options.judge, options.game
     refuse_nobody(judge)
-    with drawn.opened(options, judge) as parts, waiting(judge):
-        reference = drawn.another(options.model, parts.policy)
+    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
+        reference = options.anchor.speaking(options.model, parts.policy)
         if parts.shown(2 * game.replies, reference=reference):
             return
         reward, sampler = Once(parts.reward) if parts.reward else None, parts.sampler()
         opponent = MixtureSampler(
-            parts.policy, reference, share=game.mixture, max_new_tokens=sampler.max_new_tokens,
+            parts.policy, reference.policy, share=game.mixture, max_new_tokens=sampler.max_new_tokens,
             end_tokens=sorted(sampler.end_tokens), support=sampler.support, stop=sampler.stop,
             seed=sampler.seed + drawn.OPPONENT,
         )  # fmt: skip
         steps = nash_md(
-            parts.learner, reference, sampler, opponent, annotator_of(judge, reward, options.run.out), parts.batches,
+            parts.learner, reference, sampler, opponent, annotator_of(judge, reward, parts.run), parts.batches,
             tau=game.tau, n=game.replies, watched=reward, recompute=parts.learner.bf16,
         )  # fmt: skip
         numbers = ("won", "reward", "kl")

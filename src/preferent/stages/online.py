@@ -100,9 +100,14 @@ def taken(batches: Any, options: DrawingOptions) -> Any:
 
 def drawing_policy(policy: LanguagePolicy, options: DrawingOptions) -> LanguagePolicy:
     """The policy from which is drawn: the one that learns, or a copy that may stay behind it."""
-    from preferent.models.twin import twin
+    from preferent.models.policy import twin
+    from preferent.models.room import suffices
 
-    return twin(policy) if options.max_staleness else policy
+    if not options.max_staleness:
+        return policy
+    helps = "Take --max-staleness 0, which draws from the policy itself, or train less of it with --lora."
+    with suffices("for a copy of the weights that are trained, from which replies are drawn meanwhile", helps):
+        return twin(policy)
 
 
 def sampler_of(

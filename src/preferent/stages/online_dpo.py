@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError, group
-from preferent.stages.dpo import ReferenceOptions, check_following
+from preferent.stages.anchor import AnchorOptions, ReferenceOptions, refuse_reference
 from preferent.stages.judging import JudgeOptions, annotator_of, refuse_nobody, waiting
 from preferent.stages.objective import PairOptions, objective_of
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
@@ -71,6 +71,7 @@ class Options:
     pairs: PairingOptions = PairingOptions()
     loss: PairOptions = PairOptions()
     reference: ReferenceOptions = ReferenceOptions()
+    anchor: AnchorOptions = AnchorOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=32)
     run: RunOptions
@@ -86,17 +87,18 @@ def run(options: Options, *, title: str = "online DPO") -> None:
     from preferent.stages import drawn
 
     objective, pairs, follow, judge = objective_of(options.loss), options.pairs, options.reference, options.judge
-    check_following(follow, objective)
-    reads = refuse_two_judges(options)
+    refuse_reference(follow, options.anchor, referred=objective.referred)
+    reads = [*refuse_two_judges(options), *options.anchor.reads]
     with drawn.opened(options, judge, reads=reads) as parts, waiting(judge):
-        reference = parts.policy.frozen() if follow.follow is None else Follower(parts.policy)
+        stays = follow.follow is None
+        reference = options.anchor.frozen(options.model, parts.policy) if stays else Follower(parts.policy)
         own, held = itself(options, parts, reference)
         if parts.shown(pairs.replies, reference=reference, **held):
             return
         learner, sampler, reward = parts.learner, parts.sampler(), own or parts.reward
         once = Once(reward) if reward else None
         steps = online_dpo(
-            learner, reference, sampler, annotator_of(judge, once, options.run.out), parts.batches,
+            learner, reference, sampler, annotator_of(judge, once, parts.run), parts.batches,
             objective=objective, n=pairs.replies, watched=once, recompute=learner.bf16,
             asking=at_once if pairs.compare == "once" else in_pairs,
         )  # fmt: skip
@@ -123,10 +125,10 @@ def refuse_two_judges(options: Options) -> list[str]:
 def itself(options: Options, parts: Parts, reference: Policy) -> tuple[Reward | None, dict[str, Policy]]:
     """The reward within the reference, which is the policy as it was when it was last moved; and what that holds."""
     from preferent.rewards.implicit import ImplicitReward
-    from preferent.stages.drawn import another
+    from preferent.stages.anchor import another
 
     how = options.itself
     if how.self_reward is None:
         return None, {}
-    base = another(replace(options.model, model=how.self_reward), parts.policy)
+    base = another(how.self_reward, "--self-reward", options.model, parts.policy)
     return ImplicitReward(parts.learner, reference, base, how.self_beta, how.self_cost), {"judged against": base}

@@ -144,13 +144,13 @@ def models(plan: Plan) -> Iterator[str]:
 
 def held(plan: Plan) -> dict[str, nn.Module]:
     """The modules behind the plan's models, each once; a reference that is the policy without its adapter is none."""
-    from preferent.models.policy import Adapterless, Follower, Frozen
+    from preferent.models.policy import Adapterless, Frozen
     from preferent.runtime.reference import Remembered
 
     found: dict[str, nn.Module] = {}
     for name, given in plan.models.items():
         model: Any = given.source if isinstance(given, Remembered) else given
-        if isinstance(model, Frozen | Follower):
+        if isinstance(model, Frozen):
             found[name] = model.policy
         elif not isinstance(model, Adapterless) and model not in found.values():
             found[name] = model

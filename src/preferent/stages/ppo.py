@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt
 
 from preferent.algorithms.ppo import Config
 from preferent.config import group
+from preferent.stages.anchor import AnchorOptions
 from preferent.stages.constraint import CostOptions, constrained
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
@@ -60,6 +61,7 @@ class Options:
     ppo: Config = field(default_factory=Config)
     price: KLOptions = KLOptions()
     ptx: PtxOptions = PtxOptions()
+    anchor: AnchorOptions = AnchorOptions()
     drawing: DrawingOptions = DrawingOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=64)
@@ -89,6 +91,7 @@ def run(options: Options, *, title: str = "PPO") -> None:
 
     reads = [
         *training.readable([*options.reward.reward, *options.reward.truth, *options.cost.cost]),
+        *options.anchor.reads,
         *options.ptx.ptx_data,
     ]
     with training.opened(options, reads=reads) as run:
@@ -101,7 +104,7 @@ def run(options: Options, *, title: str = "PPO") -> None:
         truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
         size = options.optimiser.batch
         batches = training.batched(load_prompts, "prompts", options, template)
-        reference = policy.frozen()
+        reference = options.anchor.frozen(options.model, policy)
         start = {"scorer": learned.members[0], **asdict(learned.scales[0])} if learned else {}
         model = actor_critic(policy, **start)
         updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)

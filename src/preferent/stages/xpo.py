@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from preferent.config import group
+from preferent.stages.anchor import AnchorOptions
 from preferent.stages.judging import JudgeOptions, annotator_of, refuse_nobody, waiting
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -38,6 +39,7 @@ class Options:
     data: DataOptions
     judge: JudgeOptions = JudgeOptions()
     loss: ExploringOptions = ExploringOptions()
+    anchor: AnchorOptions = AnchorOptions()
     sampling: SamplingOptions = SamplingOptions()
     optimiser: OptimiserOptions = group(OptimiserOptions, lr=1e-6, schedule="constant", batch=32)
     run: RunOptions
@@ -46,20 +48,19 @@ class Options:
 def run(options: Options, *, title: str = "XPO") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.xpo import exploring, xpo
-    from preferent.models.policy import Follower
     from preferent.rewards.annotating import Once
     from preferent.stages import drawn
 
     judge, loss = options.judge, options.loss
     refuse_nobody(judge)
-    with drawn.opened(options, judge) as parts, waiting(judge):
-        reference = Follower(parts.policy)
+    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
+        reference = options.anchor.speaking(options.model, parts.policy)
         if parts.shown(2, reference=reference):
             return
         reward = Once(parts.reward) if parts.reward else None
         sampler, opponent = parts.sampler(), parts.sampler(reference.policy)
         steps = xpo(
-            parts.learner, reference, sampler, opponent, annotator_of(judge, reward, options.run.out), parts.batches,
+            parts.learner, reference, sampler, opponent, annotator_of(judge, reward, parts.run), parts.batches,
             objective=exploring(beta=loss.beta, alpha=loss.alpha), watched=reward, recompute=parts.learner.bf16,
         )  # fmt: skip
         numbers = ("reward", "kl", "accuracy")
