@@ -4,8 +4,8 @@ A command is a module with a frozen dataclass ``Options`` and ``run(options)``, 
 Flags, help and errors are made from the dataclass; flags win over ``--config``, which wins over defaults. Importing
 this module imports no command, so ``preferent --help`` is quick.
 
-Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend, 3 a loop that waits for people, 130
-interrupted.
+Exit codes: 0 done, 1 a bug (with its traceback), 2 something the user can mend, 3 people have to answer before the
+same command, with --resume, can go on (loop; online-dpo, xpo and nash-md with --annotator), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from preferent import __version__
-from preferent.config import UsageError, Word, build, did_you_mean, flatten, read_yaml, words
+from preferent.config import UsageError, Waiting, Word, build, did_you_mean, flatten, read_yaml, words
 
 COMMANDS: Mapping[str, tuple[str, str, str]] = {  # name → module, one line, section
     "demo": ("preferent.worlds.support_desk.demo", "Watch a small model learn what people want.", "Start"),
@@ -314,6 +314,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except click.exceptions.NoArgsIsHelpError as shown:
         click.echo(shown.format_message())
         return 0
+    except Waiting as waiting:
+        click.echo(str(waiting), err=True)
+        return 3
     except UsageError as error:
         return _refused(str(error))
     except click.UsageError as error:

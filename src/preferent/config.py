@@ -41,6 +41,10 @@ class UsageError(ValueError):
     """Something the user can mend: the command line prints it as one clear message, without a traceback."""
 
 
+class Waiting(UsageError):
+    """People have to answer first, and then the same command goes on."""
+
+
 @dataclass(frozen=True)
 class Word:
     """One option: its flag is ``--max-length``, its YAML key and Python argument ``max_length``."""

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import yaml
 from killing import PROCESSES, alone
 
 from preferent.config import UsageError
-from preferent.runtime import checkpoint
+from preferent.runtime import checkpoint, files
+from preferent.runtime.provenance import judgements, listed_in, trace
 from preferent.runtime.run import Run
 from preferent.runtime.track import rows
 
@@ -211,6 +213,31 @@ def test_data_that_changed_since_the_run_began_is_refused(tmp_path):
     data.write_text("[]\n")
     with pytest.raises(UsageError, match=r"Changed since the run began: .*prefs\.jsonl"):
         Run(tmp_path / "r", OPTIONS, inputs=[data], resume=True)
+
+
+@pytest.mark.parametrize("survived", range(8))
+def test_judgements_that_come_while_a_run_goes_on_are_named_wherever_it_is_killed(survived, tmp_path, monkeypatch):
+    """Nothing on the disk happens after so many operations; the run then goes on from before the second answer."""
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "q", "judgements": ["a"]}) + "\n")
+    run = Run(tmp_path / "run", OPTIONS, inputs=[data])
+    run.restore({})
+    run.note(["b", "a"])
+    left = iter(range(survived))
+
+    def killed(*_):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(files, "failpoint", killed)
+        run.note(["c"])
+    run.close()
+    assert set(listed_in(tmp_path / "run" / "judgements.txt")) >= {"a", "b"}
+    with Run(tmp_path / "run", OPTIONS, inputs=[data], resume=True) as run:
+        run.restore({})
+        run.note(["c"])
+    assert judgements(trace(tmp_path / "run")) == (["a", "b", "c"], [])
 
 
 def test_other_threads_and_versions_are_warnings(tmp_path, caplog):

@@ -216,7 +216,7 @@ def test_a_loop_waits_for_people_and_learns_from_them_what_it_would_from_a_funct
     for number, resume in ((1, []), (2, ["--resume"])):
         assert run("loop", file, *resume) == 3
         assert run("loop", file, "--resume") == 3
-        said = capsys.readouterr().out
+        said = capsys.readouterr().err
         assert f'0 of 6 comparisons of the campaign "out, round {number}" are answered' in said
         assert answered(tmp_path / "out" / "judgements.db", f"out, round {number}") == 6
     assert run("loop", file, "--resume") == 0
@@ -232,7 +232,7 @@ def test_people_may_be_asked_which_policy_is_better(tmp_path, capsys):
     assert run("loop", file) == 3
     answered(store, "out, round 1")
     assert run("loop", file, "--resume") == 3
-    assert 'of the campaign "out, round 1, held out" are answered' in capsys.readouterr().out
+    assert 'of the campaign "out, round 1, held out" are answered' in capsys.readouterr().err
     asked = rows_of(place / "asked_held_out.jsonl")
     assert answered(store, "out, round 1, held out") == len(asked) <= 3
     assert run("loop", file, "--resume") == 0
@@ -281,6 +281,22 @@ def test_a_round_may_start_from_the_policy_of_the_last_one(tmp_path):
     assert config["model"] == str(tmp_path / "out" / "round-1" / "policy")
 
 
+@pytest.mark.parametrize("method", ["ppo", "grpo", "online-dpo"])
+def test_the_policy_goes_on_and_its_kl_stays_one_to_where_the_loop_began(method, tmp_path):
+    words = {"start": "last", "anchor": "first", "grpo": SHORT | {"group": 2}, "online-dpo": SHORT}
+    assert run("loop", loop_of(tmp_path, method=method, **words)) == 0
+    first, second = (tmp_path / "out" / f"round-{i}" / "policy" for i in (1, 2))
+    config = yaml.safe_load((second / "config.yaml").read_text())
+    assert (config["model"], config["reference"]) == (str(first), base())
+    kl = [next(metrics_in(folder / "metrics.jsonl"))["kl"] for folder in (first, second)]
+    assert abs(kl[0]) < 1e-4 < abs(kl[1])
+
+
+def test_the_policy_may_imitate_the_best_of_its_replies(tmp_path):
+    assert run("loop", loop_of(tmp_path, method="raft", raft=SHORT, rounds=1)) == 0
+    assert left(tmp_path / "out" / "round-1") == PARTS
+
+
 @pytest.mark.parametrize("anchor", ["first", "last"])
 def test_iterated_dpo_moves_its_reference_or_keeps_it(anchor, tmp_path):
     """It leaves out the reward model. At the first step the margin is 0 to where it starts, and else is not."""
@@ -304,7 +320,10 @@ def test_iterated_dpo_moves_its_reference_or_keeps_it(anchor, tmp_path):
         ({"ppo": {"learning_rate": 1}}, r'ppo: "learning_rate" is not known here \(did you mean .*"lr"'),
         ({"reward": {"members": 0}}, 'reward: "members": expected a whole number greater than 0; got 0'),
         ({"ppo": {"out": "x"}}, 'ppo: "out" is for the loop to say'),
-        ({"anchor": "last"}, "`preferent ppo` pays its KL to where it starts: give --anchor as --start"),
+        (
+            {"method": "raft", "anchor": "last"},
+            "`preferent raft` has no reference but where it starts: give --anchor as",
+        ),
         ({"held_out": "nothing.jsonl"}, "nothing.jsonl"),
         ({"adversarial": 0.5}, "--adversarial asks where members disagree"),
         ({"data": "old.jsonl=0.3"}, "a loop's files have no weights"),

@@ -1,5 +1,6 @@
 """The commands whose policy learns from its own replies, end to end, as a person types them."""
 
+import re
 import tempfile
 
 import pytest
@@ -9,8 +10,9 @@ from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, older, quietly, r
 from preferent.feedback.asking import work
 from preferent.feedback.records import Choice
 from preferent.feedback.store import open_engine
-from preferent.feedback.store.store import add_annotator
+from preferent.feedback.store.store import add_annotator, read_judgements
 from preferent.models.load import load_policy
+from preferent.runtime.provenance import judgements, trace
 from preferent.runtime.track import rows as metrics_in
 
 SHORT = [*SMALL, "--lr", "1e-2", "--batch", "6", "--max-new-tokens", "8"]
@@ -130,12 +132,12 @@ def test_people_are_asked_through_a_store_and_the_run_goes_on_when_they_have_ans
     store = tmp_path / "answers.db"
     words = ["online-dpo", "--data", data["prompts"], "--annotator", store, "--model", base(), *SHORT]
     words += ["--steps", "2", "--save-every", "1", "--out", tmp_path / "asked", "--campaign", "round"]
-    assert run(*words) == 2
+    assert run(*words) == 3
     assert "0 of 6 questions of this step are answered" in capsys.readouterr().err
-    assert run(*words, "--resume") == 2
+    assert run(*words, "--resume") == 3
     capsys.readouterr()
     assert answer_all(store, "round") == 6  # asked twice, and there once
-    assert run(*words, "--resume") == 2
+    assert run(*words, "--resume") == 3
     assert [row["answered"] for row in told(tmp_path / "asked")] == [1.0]
     assert "0 of 6" in capsys.readouterr().err
     assert answer_all(store, "round") == 6
@@ -143,6 +145,9 @@ def test_people_are_asked_through_a_store_and_the_run_goes_on_when_they_have_ans
     rows = told(tmp_path / "asked")
     assert [row["step"] for row in rows] == [1, 2]
     assert "reward" not in rows[0]
+    kept = {each.id for _, group in read_judgements(open_engine(store)) for each in group}
+    named, broken = judgements(trace(tmp_path / "asked"))
+    assert (set(named), len(named), broken) == (kept, 12, [])
     assert not same(tmp_path / "asked", base())
 
 
@@ -152,6 +157,25 @@ def test_one_has_to_compare_and_only_one(data, tmp_path, capsys):
     assert "--reward, or people" in capsys.readouterr().err
     assert run(*words, "--self-reward", older(), "--reward", reward("brief")) == 2
     assert "judges itself" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["online-dpo", "xpo", "nash-md", "grpo", "ppo"])
+def test_the_reference_may_be_another_model(name, data, tmp_path, capsys):
+    """The KL is to that model, and so is not 0 at the first step."""
+    words = [name, "--data", data["prompts"], "--reward", reward("brief"), "--model", base(), *SHORT, "--steps", "1"]
+    quietly(*words, "--out", tmp_path / "start")
+    quietly(*words, "--reference", older(), "--out", tmp_path / "other")
+    (start,), (other,) = told(tmp_path / "start"), told(tmp_path / "other")
+    assert abs(start["kl"]) < 1e-4 < abs(other["kl"])
+    assert start["length"] == other["length"]
+    assert run(*words, "--reference", older(), "--out", tmp_path / "plan", "--dry-run") == 0
+    assert re.search(r"reference  +[\d,]+ parameters, 0 of them trained", capsys.readouterr().out)
+
+
+def test_a_reference_that_follows_is_no_other_model(data, tmp_path, capsys):
+    words = [*command("iterated dpo", data), "--reference", older(), "--out", tmp_path / "run"]
+    assert run(*words) == 2
+    assert "leave --reference out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["online-dpo", "raft", "rso"])

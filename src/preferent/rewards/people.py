@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ class People:
     """
 
     campaign: Campaign
+    note: Callable[[Iterable[str]], None] = lambda ids: None  # told which judgements are about to be given
 
     def __call__(self, comparisons: Sequence[Asked], /) -> list[Preference[Prompt, Episode]]:
         asked: dict[str, tuple[Asked, tuple[int, ...]]] = {}
@@ -42,6 +43,7 @@ class People:
                     answer.both_bad, answer.judgements,
                 )
             )  # fmt: skip
+        self.note(id for preference in found for id in preference.judgements)
         return found
 
 

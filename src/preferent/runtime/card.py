@@ -108,8 +108,8 @@ def card(folder: Path, *, member: int | None = None) -> str:
 
 
 def named(folder: Path, own: int) -> str:
-    """How many judgements stand behind the run: in its own data, and in those of the runs that it was made from."""
-    said = f"Its data names {own:,} judgements by their ids" if own else "Its own data names no judgements"
+    """How many judgements stand behind the run: its own, and those of the runs that it was made from."""
+    said = f"The run names {own:,} judgements by their ids" if own else "The run names no judgements"
     try:
         ids, broken = provenance.judgements(provenance.trace(folder))
     except (UsageError, OSError):  # no reason to lose a model that is trained

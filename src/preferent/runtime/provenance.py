@@ -14,7 +14,7 @@ from preferent.data.rows import Row, rows, suffix_of
 from preferent.runtime import files
 from preferent.runtime.manifest import checksums, read
 
-JUDGEMENTS = "judgements.txt"  # in a run's folder: the ids of those in its data, one a line
+JUDGEMENTS = "judgements.txt"  # in a run's folder: the ids of those that it learned from, one a line
 
 State = Literal["unchanged", "changed", "gone", "not here"]
 

@@ -2,7 +2,8 @@
 
     config.yaml     the options, as flat words; can be fed back with --config
     manifest.json   seed, checksums of data and models, and for each sitting: when, how, on what, with which versions
-    judgements.txt  the ids of the judgements in the data, where it names any; the manifest has its checksum
+    judgements.txt  the ids of the judgements in the data and of those that came later, where there are any;
+                    the manifest has its checksum
     metrics.jsonl   one line a step
     events/         the same for TensorBoard
     samples/        step-N.jsonl: what the policy said, at each evaluation
@@ -107,6 +108,16 @@ class Run:
         """The file for what the policy said at this step's evaluation; its folder is made."""
         files.make_folder(self.folder / "samples")
         return self.folder / "samples" / f"step-{step}.jsonl"
+
+    def note(self, judgements: Iterable[str]) -> None:
+        """Name these, too, which are about to be learned from: a kill may leave a few too many, and never too few.
+
+        Between the list and the manifest, a kill leaves the one without the other, until the run goes on: it comes by
+        here again.
+        """
+        ids = [*provenance.listed_in(self.folder / provenance.JUDGEMENTS), *judgements]
+        self._facts |= self._listed(ids)
+        self._write_manifest()
 
     def restore(self, parts: Mapping[str, Stateful]) -> int:
         """Give every part its state of the last checkpoint; the step from which to go on, 0 from the beginning.
@@ -213,7 +224,7 @@ class Run:
         with files.replaced(self._config) as partial:
             write_yaml(partial, self._options)
         if not self._manifest.exists():
-            self._facts |= self._note_judgements(self._facts["inputs"])
+            self._facts |= self._listed(provenance.judgement_ids(self._facts["inputs"]))
         self._write_manifest()
         self._written = True
 
@@ -221,9 +232,9 @@ class Run:
         with files.replaced(self._manifest) as partial:
             partial.write_text(json.dumps(self._facts, indent=2, ensure_ascii=False), encoding="utf-8")
 
-    def _note_judgements(self, inputs: Iterable[str]) -> dict[str, Any]:
-        """Name the judgements in the data in a file of their own; how many they are, and its checksum."""
-        ids = provenance.judgement_ids(inputs)
+    def _listed(self, judgements: Iterable[str]) -> dict[str, Any]:
+        """Name these judgements, each once, in a file of their own; how many they are, and its checksum."""
+        ids = list(dict.fromkeys(judgements))
         if not ids:
             return {}
         path = self.folder / provenance.JUDGEMENTS

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Gt
 
-from preferent.config import UsageError
+from preferent.config import UsageError, Waiting
 from preferent.stages.online import RewardOptions
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from preferent.rewards.annotating import Rewarded
     from preferent.rewards.people import People
+    from preferent.runtime.run import Run
     from preferent.types import Reward
 
 NOBODY = "Somebody has to compare the replies: --reward, or people who answer in a store, --annotator."
@@ -46,16 +45,16 @@ def refuse_nobody(judge: JudgeOptions) -> None:
         raise UsageError(NOBODY)
 
 
-def annotator_of(judge: JudgeOptions, reward: Reward | None, out: Path) -> Rewarded | People:
-    """Who compares: people where a store is named, else the reward."""
+def annotator_of(judge: JudgeOptions, reward: Reward | None, run: Run) -> Rewarded | People:
+    """Who compares: people where a store is named, whose judgements the run notes, else the reward."""
     from preferent.feedback.asking import Campaign
     from preferent.feedback.store import open_engine
     from preferent.rewards.annotating import Rewarded, hard, soft
     from preferent.rewards.people import People
 
     if judge.annotator is not None:
-        engine, campaign = open_engine(judge.annotator), judge.campaign or out.resolve().name
-        return People(Campaign(engine, campaign, overlap=judge.overlap))
+        engine, campaign = open_engine(judge.annotator), judge.campaign or run.folder.resolve().name
+        return People(Campaign(engine, campaign, overlap=judge.overlap), run.note)
     if reward is None:
         raise UsageError(NOBODY)
     return Rewarded(reward, soft if judge.labels == "soft" else hard, ", ".join(judge.reward) or "itself")
@@ -63,13 +62,13 @@ def annotator_of(judge: JudgeOptions, reward: Reward | None, out: Path) -> Rewar
 
 @contextmanager
 def waiting(judge: JudgeOptions) -> Iterator[None]:
-    """What is missing from people, as a message that says how to go on."""
+    """Raise Waiting where people have not answered: what is missing, and how to go on."""
     from preferent.feedback.asking import Unanswered
 
     try:
         yield
     except Unanswered as error:
-        raise UsageError(
+        raise Waiting(
             f"{error.asked - error.missing} of {error.asked} questions of this step are answered in "
             f"{judge.annotator}; {error.missing} wait. The same command with --resume goes on once they are."
         ) from error

@@ -17,14 +17,13 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from preferent.config import UsageError, did_you_mean, flatten, read_yaml, words
 from preferent.stages.options import SamplingOptions
-from preferent.stages.rounds import AskOptions, Round, Row, Waiting, guideline_of
+from preferent.stages.rounds import AskOptions, Round, Row, guideline_of
 
 if TYPE_CHECKING:
     from preferent.runtime.run import Run
     from preferent.types import Algorithm
 
 log = logging.getLogger(__name__)
-WAITING = 3  # the exit code of a loop that people have to answer first
 RESUMED = frozenset({"rounds", "wait", "poll"})  # may differ when the loop goes on: no round depends on them
 
 
@@ -49,7 +48,8 @@ class PolicyOptions:
     """Policy."""
 
     method: Annotated[
-        Literal["ppo", "grpo", "dpo"], "how the policy learns; dpo: from the judgements, without a reward model"
+        Literal["ppo", "grpo", "online-dpo", "raft", "dpo"],
+        "how the policy learns; dpo: from the judgements, without a reward model",
     ] = "ppo"
     start: Annotated[
         Literal["first", "last"],
@@ -85,8 +85,8 @@ class Options:
     stops with exit code 3, or waits for them (--wait).
 
     FILE is YAML. It holds the options below by their names, flags win over it, and sections for the commands that a
-    round runs, `sample:`, `reward:`, `ppo:`, `grpo:` and `dpo:`, with any of their own options but those that the loop
-    says itself (what to start from, data, folders, seeds). A loop's own folder will do as FILE, too.
+    round runs, `sample:`, `reward:` and that of the method, such as `ppo:`, with any of their own options but
+    those that the loop says itself (what to start from, data, folders, seeds). A loop's own folder will do as FILE.
 
     Examples:
         preferent loop loop.yaml --rounds 4
@@ -95,7 +95,7 @@ class Options:
     """
 
     positional: ClassVar[str] = "file"
-    sections: ClassVar[tuple[str, ...]] = ("sample", "reward", "ppo", "grpo", "dpo")
+    sections: ClassVar[tuple[str, ...]] = ("sample", "reward", "ppo", "grpo", "online-dpo", "raft", "dpo")
     file: Annotated[Path, "YAML file of options, with sections for the commands of a round"]
     model: Annotated[str, "the policy to begin with: a Hugging Face folder, a Hub name, or a run folder"]
     out: Annotated[Path, "folder for the rounds, the store of judgements and the table of results"]
@@ -110,8 +110,8 @@ class Options:
     machine: MachineOptions = MachineOptions()
 
 
-def run(options: Options) -> int:
-    """Round after round; 3 where people have to answer first."""
+def run(options: Options) -> None:
+    """Round after round. Raises Waiting where people have to answer first."""
     from preferent.runtime.drive import logged
     from preferent.stages.standing import table
 
@@ -120,20 +120,13 @@ def run(options: Options) -> int:
     if options.dry_run:
         for line in plan.lines():
             click.echo(line)
-        return 0
+        return
     with opened(plan) as run:
         start = min(plan.done(), logged_rounds(options.out))
         steps = logged(plan.rounds(start), *run.writers(start), start=start)
-        try:
-            for _ in steps:
-                pass
-        except Waiting as waiting:
-            click.echo(
-                f"{waiting}\nThe same command with --resume goes on when all are, or with --wait waits for them."
-            )
-            return WAITING
+        for _ in steps:
+            pass
     table(plan.results(), Path(options.model).name)
-    return 0
 
 
 @dataclass(frozen=True)

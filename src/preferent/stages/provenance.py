@@ -85,7 +85,7 @@ def _lines(of: Origin, all_options: bool, indent: str, shown: set[str]) -> list[
     counted = of.facts.get("judgements")
     said = [f"{indent}run   {of.name}{told}{notice}"]
     if counted:
-        said.append(f"{below}{counted:,} judgements in its data")
+        said.append(f"{below}{counted:,} judgements that it learned from")
     if all_options:
         said += [f"{below}{name}: {value}" for name, value in of.options.items() if name not in QUIET]
     for each in of.of:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from preferent.config import UsageError, build, words
+from preferent.config import UsageError, Waiting, build, words
 from preferent.feedback.crowd import Crowd, chance
 from preferent.feedback.records import Item, Judgement, Messages, canonical
 
@@ -46,10 +46,6 @@ NOISE: Mapping[str, Mapping[str, Any]] = {  # how somebody who has a mark for ea
     "bradley-terry": {**BARE, "lapse": 0.0, "tie_rate": 0.0},
     "crowd": {},
 }
-
-
-class Waiting(Exception):
-    """People have to answer first; says how many have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +227,8 @@ class Round:
                     f'comparisons of the campaign "{campaign}" are answered in {shown(self.store)}.'
                 )
                 if not self.ask.wait:
-                    raise Waiting(said) from waiting
+                    hint = "The same command with --resume goes on when all are, or with --wait waits for them."
+                    raise Waiting(f"{said}\n{hint}") from waiting
                 if waiting.missing != missing:
                     log.info("%s", said)
                 missing = waiting.missing
@@ -245,18 +242,18 @@ class Round:
         if name == "sample":
             importlib.import_module("preferent.stages.sample").run(options)
         elif not (options.run.out / "model").is_dir():
-            importlib.import_module(f"preferent.stages.{name}").run(options, title=title)
+            module_of(name).run(options, title=title)
 
     def options(self, name: str, **more: Any) -> Any:
         """The options of a command in this round. Raises UsageError that names what of its section is wrong."""
-        cls = importlib.import_module(f"preferent.stages.{name}").Options
+        cls = module_of(name).Options
         mine = self.mine(name) | more
         section = self.sections.get(name, {})
         if fixed := [word for word in section if word in mine and (name, word) != ("reward", "model")]:
             raise UsageError(f'{name}: "{fixed[0]}" is for the loop to say. Leave it out.')
         known = {word.name for word in words(cls)}
         if "reference" in mine and "reference" not in known:
-            raise UsageError(f"`preferent {name}` pays its KL to where it starts: give --anchor as --start.")
+            raise UsageError(f"`preferent {name}` has no reference but where it starts: give --anchor as --start.")
         given = {word: value for word, value in self.given.items() if word in known}
         return build(cls, {**given, **mine, **section}, called=f'{name}: "{{}}"'.format)
 
@@ -277,6 +274,11 @@ class Round:
         truth = {} if self.people else {"truth": (self.ask.annotator,)}
         online = {"data": tuple(self.prompts), "eval_data": tuple(self.held_out), **truth}
         return {**given, "reward": (str(self.path("reward")),), **online}
+
+
+def module_of(name: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f"preferent.stages.{name.replace('-', '_')}")
 
 
 def worth_in(replies: Sequence[Row]) -> Worth:
