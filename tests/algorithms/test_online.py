@@ -7,10 +7,10 @@ import torch
 
 from preferent.algorithms import objectives
 from preferent.algorithms.answers import at_once, in_pairs, referred
-from preferent.algorithms.heard import heard
 from preferent.algorithms.online_dpo import online_dpo
 from preferent.algorithms.raft import raft, top
 from preferent.algorithms.rso import HINGE, accepted, rso
+from preferent.algorithms.said import said as asked
 from preferent.algorithms.tr_dpo import following
 from preferent.algorithms.wpo import weighted
 from preferent.data.comparisons import pairs
@@ -112,7 +112,7 @@ def test_any_loss_on_pairs_learns_from_what_is_drawn(name):
 
 def drawn(n=2, prompts=PROMPTS):
     policy, reference, learner = started()
-    return learner, heard(learner, reference, ToySampler(policy).sample(prompts, n))
+    return learner, asked(learner, reference, ToySampler(policy).sample(prompts, n))
 
 
 def test_what_the_reference_said_stands_beside_the_replies_of_the_pairs():
@@ -128,7 +128,7 @@ def test_what_the_reference_said_stands_beside_the_replies_of_the_pairs():
 
 
 def test_what_the_learner_says_of_its_own_replies_is_what_the_sampler_said():
-    """Asked again, as it is where the two have other arithmetic: the same metrics and the same policy."""
+    """Asked again, as it is where the two have other arithmetic: the same policy, and how far they are apart."""
     found = []
     for recompute in (False, True):
         policy, reference, learner = started()
@@ -137,6 +137,7 @@ def test_what_the_learner_says_of_its_own_replies_is_what_the_sampler_said():
         )
         found.append(([*steps], said(policy)))
     (first, ours), (again, theirs) = found
+    assert [step.pop("mismatch") + step.pop("mismatch_k3") for step in again] == [pytest.approx(0, abs=1e-5)] * 3
     assert first == [pytest.approx(step, abs=1e-5) for step in again]
     assert torch.equal(ours, theirs)
 

@@ -11,10 +11,10 @@ from preferent.algorithms import objectives
 from preferent.algorithms.answers import referred
 from preferent.algorithms.distill import distill
 from preferent.algorithms.dpo import Referred
-from preferent.algorithms.heard import heard
 from preferent.algorithms.nash_md import fought, nash_md
 from preferent.algorithms.online_dpo import online_dpo
 from preferent.algorithms.raft import raft
+from preferent.algorithms.said import said as asked
 from preferent.algorithms.sft import DFT, sft
 from preferent.algorithms.spin import spin
 from preferent.algorithms.tr_dpo import following
@@ -275,7 +275,7 @@ def test_a_policy_that_judges_itself_goes_on_where_preferences_led_it():
 def test_of_a_pair_the_policys_reply_leads_whoever_won():
     policy, _, learner = started()
     groups = ToySampler(policy).sample(PROMPTS[:3], 2)
-    said = heard(learner, policy, groups)
+    said = asked(learner, policy, groups)
     answers = [
         Preference(Comparison(a.prompt, options), choice)
         for (a, b), options, choice in zip(

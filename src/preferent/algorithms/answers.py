@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 from preferent.algorithms.dpo import Objective, Referred
-from preferent.algorithms.heard import Group, Heard
+from preferent.algorithms.rollouts import Group
+from preferent.algorithms.said import Said
 from preferent.data.comparisons import by_prompt, pairs
 from preferent.types import Annotator, Comparison, Episode, Learner, Metrics, Policy, Preference, Prompt
 
@@ -26,17 +27,17 @@ def at_once(group: Group) -> list[Comparison[Prompt, Episode]]:
 
 def learned(
     learner: Learner[Policy],
-    said: Heard,
+    of: Said,
     annotator: Annotator[Prompt, Episode],
     objective: Objective,
     asking: Asking = in_pairs,
 ) -> Metrics:
     """One update on the answers. Where there are none, the step is skipped, and the policy stays as it is."""
-    asked = [comparison for group in said.groups for comparison in asking(different(group))]
+    asked = [comparison for group in of.groups for comparison in asking(different(group))]
     opinions = annotator(asked) if asked else []
     metrics: Metrics = {"skipped": 1.0}
     if opinions:
-        batch = referred(said, opinions)
+        batch = referred(of, opinions)
         metrics = learner.update(objective.prepare(learner, batch) if objective.prepare else batch, objective)
     return {**metrics, "answered": answered(opinions, asked)}
 
@@ -52,9 +53,9 @@ def different(group: Group) -> list[Episode]:
     return list({episode.tokens: episode for episode in reversed(group)}.values())[::-1]
 
 
-def referred(said: Heard, opinions: Opinions) -> Referred:
+def referred(of: Said, opinions: Opinions) -> Referred:
     """The answers as pairs, with what the reference has said of their replies already."""
-    flat = [episode for group in said.groups for episode in group]
+    flat = [episode for group in of.groups for episode in group]
     place = {(episode.prompt.tokens, episode.tokens): row for row, episode in enumerate(flat)}
     batch = pairs(opinions)
     # In the order of ``pairs``: prompts, and the replies to each, as they are first met.
@@ -63,4 +64,4 @@ def referred(said: Heard, opinions: Opinions) -> Referred:
         for group in by_prompt(opinions, lambda opinion: opinion.comparison.context)
         for tokens in dict.fromkeys(option.tokens for opinion in group for option in opinion.comparison.options)
     ]
-    return Referred(batch, said.reference[rows, : batch.replies.tokens.shape[1]])
+    return Referred(batch, of.reference[rows, : batch.replies.tokens.shape[1]])

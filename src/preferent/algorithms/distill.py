@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from preferent.algorithms.heard import drawn, heard, observed
+from preferent.algorithms.said import drawn, observed, said
 from preferent.losses.means import over_tokens
 from preferent.losses.policy import k2
 from preferent.types import Algorithm, Learner, Loss, PerReply, Policy, Prompt, Sampler
@@ -49,5 +49,5 @@ def distill(
 ) -> Algorithm:
     """One update for each batch of prompts, ``n`` replies to each. The KL that is told is the one to the teacher."""
     for groups in drawn(learner, sampler, prompts, n):
-        said = heard(learner, teacher, groups, recompute=recompute)
-        yield {**learner.update(Taught(said.replies, said.reference), Distillation()), **observed(said)}
+        of = said(learner, teacher, groups, recompute=recompute)
+        yield {**learner.update(Taught(of.replies, of.reference), Distillation()), **observed(of)}

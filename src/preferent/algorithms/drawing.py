@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from preferent.algorithms.ahead import Ahead, lagged
-from preferent.algorithms.rollouts import Marks, marked
+from preferent.algorithms.rollouts import Drawn, Marks, marked
+from preferent.algorithms.said import Said, observed
 from preferent.losses.policy import Correction
-from preferent.types import Episode, Learner, Policy, Prompt, Reward, Sampler
+from preferent.types import Learner, Metrics, Policy, Prompt, Replies, Reward, Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +33,10 @@ class Drawing:
     recompute: bool = False  # ask the learner for the old log-probabilities: in bf16 it has an arithmetic of its own
     correction: Correction | None = None  # of what older weights, or other arithmetic, drew; recomputes, too
 
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A step's replies: as many to each prompt, in the order of the prompts."""
-
-    groups: Sequence[Sequence[Episode]]
-    marks: Marks
-    greedy: Tensor | None = None  # [p]: the score of each prompt's likeliest reply, where it was asked for
-    batches: int = 1  # of prompts that it took
-
     @property
-    def flat(self) -> list[Episode]:
-        return [episode for group in self.groups for episode in group]
-
-    def even(self) -> list[bool]:
-        """For each prompt whether its replies all have one score; a score that is no number is like no other."""
-        grouped = self.marks.scores.view(len(self.groups), -1)
-        return [bool(same) for same in grouped.amax(-1) == grouped.amin(-1)]
+    def asked(self) -> bool:
+        """Whether the learner says the old log-probabilities."""
+        return self.recompute or self.correction is not None
 
 
 def draws(
@@ -61,9 +48,8 @@ def draws(
     how: Drawing = Drawing(),
 ) -> Iterator[Drawn]:
     """``n`` replies to each prompt of each batch, scored."""
-    draw = Draw(
-        sampler, reward, iter(prompts), n, how, prompts.drawing if isinstance(prompts, Ahead) else nullcontext()
-    )
+    turn = prompts.drawing if isinstance(prompts, Ahead) else nullcontext()
+    draw = Draw(sampler, reward, iter(prompts), n, how, turn)
 
     def begin() -> Callable[[], Drawn | None]:
         weights = learner.weights()
@@ -138,3 +124,19 @@ def refilled(drawn: Drawn, more: Drawn) -> Drawn:
         greedy = mixed(drawn.greedy, more.greedy, 1)
     groups = [more.groups[taken[p]] if p in taken else group for p, group in enumerate(drawn.groups)]
     return Drawn(groups, Marks(mixed(drawn.marks.scores, more.marks.scores, n), parts), greedy)
+
+
+def counted(drawn: Drawn, of: Said, how: Drawing) -> tuple[Replies, Tensor | float]:
+    """The replies without what is masked, and what their advantages weigh where there is a correction, [r, t]."""
+    x, weight = of.replies, 1.0 if how.correction is None else how.correction(of.old, of.behaviour, of.replies.learn)
+    if how.mask_truncated:
+        ended = torch.tensor([episode.stop != "length" for episode in drawn.flat]).unsqueeze(-1)
+        x = replace(x, learn=x.learn & ended)
+    return x, weight
+
+
+def watched(drawn: Drawn, of: Said, how: Drawing) -> Metrics:
+    """What a person watches of a step that was scored, whatever is learned from it."""
+    told = observed(of, drawn.marks)
+    again = {"even_groups": sum(drawn.even()) / len(drawn.groups), "prompt_batches": float(drawn.batches)}
+    return {**told, **again} if how.attempts else told

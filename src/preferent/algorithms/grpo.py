@@ -19,9 +19,9 @@ from annotated_types import Gt
 from torch import Tensor
 
 from preferent.algorithms.credit import Estimator, InGroup, InStep, Step, from_greedy, whitened_to_go
-from preferent.algorithms.drawing import Drawing, draws
+from preferent.algorithms.drawing import Drawing, counted, draws, watched
 from preferent.algorithms.rollouts import Rollouts, apart, learned, minibatches
-from preferent.algorithms.said import said, watched
+from preferent.algorithms.said import said
 from preferent.losses import policy
 from preferent.losses.advantage import centred, leave_one_out, max_rl, standardised
 from preferent.losses.means import Average, over_budget, over_replies, over_sequences, over_tokens
@@ -100,11 +100,12 @@ def grpo(
 ) -> Algorithm:
     """One step for each batch of prompts: sample, score, compare, update."""
     for drawn in draws(learner, sampler, reward, prompts, config.group, how):
-        of = said(learner, reference, drawn, how)
+        of = said(learner, reference, drawn.groups, recompute=how.asked)
+        x, weight = counted(drawn, of, how)
         scores, parts = drawn.marks
         price = objective.kl_reward * policy.k1(of.old, of.reference)
-        step = Step(config.group, scores, price, of.counted.learn, parts, drawn.greedy)
-        gain = objective.advantage(step) * of.weight
-        batch = Rollouts(of.counted, of.old, of.reference, gain)
+        step = Step(config.group, scores, price, x.learn, parts, drawn.greedy)
+        gain = objective.advantage(step) * weight
+        batch = Rollouts(x, of.old, of.reference, gain)
         minis = minibatches(batch, config.mini_batch, config.grpo_epochs, key=seed + learner.version)
         yield {**learned(learner, minis, objective), **watched(drawn, of, how)}

@@ -17,7 +17,7 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from preferent.algorithms.heard import drawn, heard, observed
+from preferent.algorithms.said import drawn, observed, said
 from preferent.losses.means import over_budget
 from preferent.losses.policy import k1, reinforce
 from preferent.types import (
@@ -79,15 +79,15 @@ def nash_md(
         chances = fought(annotator, duels)
         known = [[a for a in mine if id(a) in chances] for mine in own]
         answered = {"answered": (len(chances) - len(duels) + asked) / max(asked, 1)}
+        of = said(learner, reference, [group for group in known if group] or own, recompute=recompute)
+        metrics = observed(of, watched)
         if not chances:
-            yield {"skipped": 1.0, **observed(heard(learner, reference, own, recompute=recompute), watched), **answered}
+            yield {"skipped": 1.0, **metrics, **answered}
             continue
-        said = heard(learner, reference, [group for group in known if group], recompute=recompute)
-        metrics = observed(said, watched)
-        won = torch.tensor([chances[id(episode)] for group in said.groups for episode in group])
-        paid = tau * k1(said.policy, said.reference).where(said.replies.learn, 0)
+        won = torch.tensor([chances[id(episode)] for group in of.groups for episode in group])
+        paid = tau * k1(of.old, of.reference).where(of.replies.learn, 0)
         to_go = paid.flip(-1).cumsum(-1).flip(-1)  # a token answers for the KL from there on
-        learned = learner.update(Fought(said.replies, (won - 0.5)[:, None] - to_go), Gradient())
+        learned = learner.update(Fought(of.replies, (won - 0.5)[:, None] - to_go), Gradient())
         yield {**learned, **metrics, **answered, "won": won.mean().item()}
 
 

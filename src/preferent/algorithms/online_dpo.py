@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from preferent.algorithms.answers import Asking, in_pairs, learned
 from preferent.algorithms.dpo import DPO, Objective
-from preferent.algorithms.heard import drawn, heard, observed
+from preferent.algorithms.said import drawn, observed, said
 from preferent.types import Algorithm, Annotator, Episode, Learner, Policy, Prompt, Reward, Sampler
 
 
@@ -37,6 +37,6 @@ def online_dpo(
     the sampler's (bf16).
     """
     for groups in drawn(learner, sampler, prompts, n):
-        said = heard(learner, reference, groups, recompute=recompute)
-        metrics = observed(said, watched)
-        yield {**learned(learner, said, annotator, objective, asking), **metrics}
+        of = said(learner, reference, groups, recompute=recompute)
+        metrics = observed(of, watched)
+        yield {**learned(learner, of, annotator, objective, asking), **metrics}

@@ -16,9 +16,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from preferent.algorithms.beside import Beside, Together
-from preferent.algorithms.drawing import Drawing, draws
+from preferent.algorithms.drawing import Drawing, counted, draws, watched
 from preferent.algorithms.rollouts import Rollouts, apart, learned, minibatches
-from preferent.algorithms.said import said, watched
+from preferent.algorithms.said import said
 from preferent.algorithms.sft import Likelihood
 from preferent.losses import policy
 from preferent.losses.advantage import gae, whiten
@@ -107,14 +107,14 @@ def ppo(
     objective, rows = Objective(config), iter(text)
     both = Together(objective, Likelihood(), config.ptx_weight, "ptx")
     for drawn in draws(learner, sampler, reward, prompts, 1, how):
-        of = said(learner, reference, drawn, how)
-        x, mask = of.replies, of.counted.learn
+        of = said(learner, reference, drawn.groups, recompute=how.asked)
+        x, (to_learn, weight) = of.replies, counted(drawn, of, how)
         values = learner.map(x, lambda model, cut: model.values(cut)).to(of.old.device)
         rewards = kl_in_reward(drawn.marks.scores, of.old, of.reference, x.learn, beta=price.beta)
         gain, target = gae(rewards, values, x.learn, gamma=config.gamma, lam=config.lam)
         if config.whiten_advantages:
-            gain = whiten(gain, mask)
-        batch = Critiqued(of.counted, of.old, of.reference, gain * of.weight, value=values[:, :-1], target=target)
+            gain = whiten(gain, to_learn.learn)
+        batch = Critiqued(to_learn, of.old, of.reference, gain * weight, value=values[:, :-1], target=target)
         minis = minibatches(batch, config.mini_batch, config.ppo_epochs, key=seed + learner.version)
         if text:
             step = learned(learner, (Beside(mini, next(rows)) for mini in minis), both)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from preferent.algorithms.heard import Source, drawn, heard, observed
-from preferent.algorithms.rollouts import scored
+from preferent.algorithms.rollouts import Source, marked
+from preferent.algorithms.said import drawn, observed, said
 from preferent.algorithms.sft import Likelihood
 from preferent.data.collate import episodes
 from preferent.rewards.annotating import finite
@@ -44,15 +44,13 @@ def raft(
     ``source`` is whose weights draw, where it is not the policy itself.
     """
     for groups in drawn(learner, sampler, prompts, n, source=source):
-        said = heard(learner, reference, groups, recompute=recompute)
-        metrics = observed(said, on_policy=source is None)
-        scores, parts = scored(reward, [episode for group in groups for episode in group])
-        marks = scores.view(-1, n).tolist()
-        kept = [[(group[i], own[i]) for i in keep(finite(own))] for group, own in zip(groups, marks, strict=True)]
+        of = said(learner, reference, groups, recompute=recompute)
+        marks = marked(reward, [episode for group in groups for episode in group])
+        scores = marks.scores.view(-1, n).tolist()
+        kept = [[(group[i], own[i]) for i in keep(finite(own))] for group, own in zip(groups, scores, strict=True)]
         chosen = [score for group in kept for _, score in group]
-        worth = {"reward": scores.mean().item(), "reward_std": scores.std(correction=0).item(), **parts}
-        learned = {"skipped": 1.0}
+        learned, worth = {"skipped": 1.0}, {"kept": len(chosen) / len(marks.scores)}
         if chosen:
             worth["reward_kept"] = sum(chosen) / len(chosen)
             learned = dict(learner.update(episodes([[e for e, _ in group] for group in kept if group]), objective))
-        yield {**learned, **metrics, **worth, "kept": len(chosen) / len(scores)}
+        yield {**learned, **observed(of, marks, on_policy=source is None), **worth}

@@ -1,21 +1,32 @@
-"""What policy-gradient methods learn from: replies of the policy, marked, and how a step learns from them."""
+"""What methods that sample learn from: replies, marked, and how a step of policy gradients learns from them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from preferent.losses.means import over_tokens
 from preferent.losses.policy import k3
-from preferent.types import Batch, Episode, Learner, Mean, Metrics, Objective, PerReply, Replies, Reward
+from preferent.types import Batch, Episode, Learner, Mean, Metrics, Objective, PerReply, Policy, Replies, Reward
 
 B = TypeVar("B", bound=Batch)
 M = TypeVar("M")
+Group = Sequence[Episode]  # replies to one prompt
 MISMATCH = ("mismatch", "mismatch_k3")
+
+
+class Source(Protocol):
+    """Whose weights draw: the learner's, or those of a reference."""
+
+    def weights(self) -> Mapping[str, Tensor]: ...
+
+
+class Opponent(Policy, Source, Protocol):
+    """A reference that can speak as well as judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +45,29 @@ class Marks(NamedTuple):
     parts: Mapping[str, Tensor]  # [r] each; 0 where a score lacks the part
 
 
-def marked(reward: Reward, episodes: Sequence[Episode]) -> Marks:
-    """Scores and their parts. Raises ValueError where there is not one score for each episode."""
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A step's replies: as many to each prompt, in the order of the prompts."""
+
+    groups: Sequence[Group]
+    marks: Marks
+    greedy: Tensor | None = None  # [p]: the score of each prompt's likeliest reply, where it was asked for
+    batches: int = 1  # of prompts that it took
+
+    @property
+    def flat(self) -> list[Episode]:
+        return [episode for group in self.groups for episode in group]
+
+    def even(self) -> list[bool]:
+        """For each prompt whether its replies all have one score; a score that is no number is like no other."""
+        grouped = self.marks.scores.view(len(self.groups), -1)
+        return [bool(same) for same in grouped.amax(-1) == grouped.amin(-1)]
+
+
+def marked(reward: Reward | None, episodes: Sequence[Episode]) -> Marks:
+    """Scores and their parts; 0 without a reward. Raises ValueError where there is not one score for each episode."""
+    if reward is None:
+        return Marks(torch.zeros(len(episodes)), {})
     scores = reward(episodes)
     if len(scores) != len(episodes):
         raise ValueError(f"the reward gave {len(scores)} scores for {len(episodes)} episodes; expected one for each")

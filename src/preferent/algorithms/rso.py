@@ -18,8 +18,8 @@ from annotated_types import Gt
 
 from preferent.algorithms.answers import learned
 from preferent.algorithms.dpo import Objective, on
-from preferent.algorithms.heard import Opponent, drawn, heard, observed
-from preferent.algorithms.rollouts import scored
+from preferent.algorithms.rollouts import Opponent, scored
+from preferent.algorithms.said import drawn, observed, said
 from preferent.losses import preference
 from preferent.types import Algorithm, Annotator, Comparison, Episode, Learner, Policy, Prompt, Reward, Sampler
 
@@ -55,10 +55,10 @@ def rso(
             [group[i] for i in accepted(own, config.accept, beta=config.tilt, key=key)]
             for group, own in zip(groups, scores.view(len(groups), -1).tolist(), strict=True)
         ]
-        said = heard(learner, reference, kept)
-        metrics = {**parts, **observed(said, reward, on_policy=False)}
+        of = said(learner, reference, kept)
+        metrics = {**parts, **observed(of, reward, on_policy=False)}
         worth = {"reward": scores.mean().item(), "reward_accepted": metrics["reward"]}
-        yield {**learned(learner, said, annotator, objective, asking=neighbours), **metrics, **worth}
+        yield {**learned(learner, of, annotator, objective, asking=neighbours), **metrics, **worth}
 
 
 def accepted(scores: Sequence[float], k: int, *, beta: float, key: torch.Generator) -> list[int]:

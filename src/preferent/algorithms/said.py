@@ -1,51 +1,61 @@
-"""What three policies say of a step's replies: the sampler, the learner before the step, and the reference."""
+"""A step's replies, drawn on time, and what is said of them: by who drew them, the learner, the reference, the reward.
+
+Policy gradients draw in ``drawing``, where it may be ahead of time.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from preferent.algorithms.drawing import Drawing, Drawn
-from preferent.algorithms.rollouts import apart, averaged, described
+from preferent.algorithms.rollouts import Group, Marks, Source, apart, averaged, described, marked
 from preferent.data.collate import episodes, logprobs
 from preferent.losses.policy import k1
-from preferent.types import Learner, Metrics, Policy, Replies
+from preferent.types import Episode, Learner, Metrics, Policy, Prompt, Replies, Reward, Sampler
+
+
+def drawn(
+    learner: Learner[Policy],
+    sampler: Sampler,
+    prompts: Iterable[Sequence[Prompt]],
+    n: int,
+    *,
+    source: Source | None = None,
+) -> Iterator[list[list[Episode]]]:
+    """For each batch of prompts ``n`` replies to each, with the weights of the moment. ``source``: the learner."""
+    for questions in prompts:
+        sampler.load((source or learner).weights(), learner.version)
+        yield sampler.sample(questions, n)
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A step's replies as tensors, and what was said of them. All [r, t]."""
+    """A step's replies as tensors, and log-probabilities of their tokens. All [r, t]."""
 
+    groups: Sequence[Group]
     replies: Replies
-    behaviour: Tensor  # log-probability under the sampler
+    behaviour: Tensor  # under the sampler
     old: Tensor  # under the learner before the step where it was asked, else the sampler's
     reference: Tensor
-    counted: Replies  # those to learn from: the same, without what is masked
-    weight: Tensor | float = 1.0  # of the advantage, where there is a correction
 
 
-def said(learner: Learner[Policy], reference: Policy, drawn: Drawn, how: Drawing = Drawing()) -> Said:
-    """Ask the reference, and where its own word is wanted the learner."""
-    x, behaviour = episodes(drawn.groups), logprobs(drawn.groups)
-    own = how.recompute or how.correction is not None
-    old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if own else behaviour
+def said(learner: Learner[Policy], reference: Policy, groups: Sequence[Group], *, recompute: bool = False) -> Said:
+    """Ask the reference, within the learner's token budget; the learner too, where the sampler's word is not its."""
+    x, behaviour = episodes(groups), logprobs(groups)
+    old = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if recompute else behaviour
     theirs = learner.map(x, lambda _, cut: reference.read(cut).logprobs).to(old.device)
-    counted, weight = x, 1.0 if how.correction is None else how.correction(old, behaviour, x.learn)
-    if how.mask_truncated:
-        ended = torch.tensor([episode.stop != "length" for episode in drawn.flat]).unsqueeze(-1)
-        counted = replace(x, learn=x.learn & ended)
-    return Said(x, behaviour, old, theirs, counted, weight)
+    return Said(groups, x, behaviour, old, theirs)
 
 
-def watched(drawn: Drawn, of: Said, how: Drawing) -> Metrics:
-    """What a person watches of a step, whatever is learned from it."""
-    flat, x = drawn.flat, of.replies
-    told = {**averaged(drawn.marks.parts), **described(flat, drawn.marks.scores, x, of.old)}
+def observed(of: Said, by: Reward | Marks | None = None, *, on_policy: bool = True) -> Metrics:
+    """What a person watches; the reward only where there is one, KL and entropy only of the policy's own replies."""
+    flat = [episode for group in of.groups for episode in group]
+    scores, parts = by if isinstance(by, Marks) else marked(by, flat)
+    told = {**averaged(parts), **described(flat, scores, of.replies, of.old)}
     told["kl"] = k1(of.old, of.reference).sum(-1).mean().item()
     if of.old is not of.behaviour:
-        told |= {name: mean.value for name, mean in apart(of.old, of.behaviour, x.learn).items()}
-    if how.attempts:
-        told |= {"even_groups": sum(drawn.even()) / len(drawn.groups), "prompt_batches": float(drawn.batches)}
-    return told
+        told |= {name: mean.value for name, mean in apart(of.old, of.behaviour, of.replies.learn).items()}
+    unknown = (("reward", "reward_std") if by is None else ()) + (() if on_policy else ("kl", "entropy"))
+    return {name: value for name, value in told.items() if name not in unknown}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from preferent.algorithms.dpo import DPO, Objective, referred
-from preferent.algorithms.heard import Opponent
+from preferent.algorithms.rollouts import Opponent
 from preferent.data.comparisons import pairs
 from preferent.types import Algorithm, Comparison, Demonstration, Learner, Metrics, Policy, Preference, Reply, Sampler
 

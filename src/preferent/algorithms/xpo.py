@@ -17,7 +17,8 @@ from torch import Tensor
 
 from preferent.algorithms.answers import Opinions, answered, referred
 from preferent.algorithms.dpo import Objective, Referred, Side, mixed
-from preferent.algorithms.heard import Heard, Opponent, drawn, heard, observed
+from preferent.algorithms.rollouts import Opponent
+from preferent.algorithms.said import Said, drawn, observed, said
 from preferent.data.collate import episodes
 from preferent.losses import preference
 from preferent.types import (
@@ -62,8 +63,8 @@ def xpo(
         opponent.load(reference.weights(), learner.version)
         other = opponent.sample([group[0].prompt for group in own], 1)
         duels = [(a, b) for (a,), (b,) in zip(own, other, strict=True)]
-        said = heard(learner, reference, duels, recompute=recompute)
-        metrics = observed(first(said), watched)
+        of = said(learner, reference, duels, recompute=recompute)
+        metrics = observed(first(of), watched)
         asked = [Comparison(a.prompt, (a, b)) for a, b in duels if a.tokens != b.tokens]
         answers = annotator(asked) if asked else []
         # Where both say the same nothing is compared, but it is still the reference's reply.
@@ -71,17 +72,17 @@ def xpo(
         opinions = [*answers, *alike]
         learned: Metrics = {"skipped": 1.0}
         if opinions:
-            batch = sided(referred(said, opinions), opinions, {id(a) for a, _ in duels})
+            batch = sided(referred(of, opinions), opinions, {id(a) for a, _ in duels})
             learned = learner.update(batch, objective)
         yield {**learned, **metrics, "answered": answered(answers, asked)}
 
 
-def first(said: Heard) -> Heard:
+def first(of: Said) -> Said:
     """Of pairs of replies the first ones."""
-    own = [[group[0]] for group in said.groups]
+    own = [[group[0]] for group in of.groups]
     x = episodes(own)
-    policy, reference = (each[::2, : x.tokens.shape[1]] for each in (said.policy, said.reference))
-    return Heard(own, x, policy, reference)
+    behaviour, old, reference = (each[::2, : x.tokens.shape[1]] for each in (of.behaviour, of.old, of.reference))
+    return Said(own, x, old if of.old is of.behaviour else behaviour, old, reference)
 
 
 def sided(batch: Referred, opinions: Opinions, own: AbstractSet[int]) -> Referred:

@@ -77,24 +77,11 @@ class Parts:
         )  # fmt: skip
 
     def measuring(self, sampler: LocalSampler, reference: Policy) -> Callable[[int], Metrics]:
-        """Evaluation on held-out prompts, also where no reward is there to mark the replies."""
-        from preferent.algorithms.heard import heard, observed
+        """Evaluation on held-out prompts, with the policy's own replies whoever draws those that are learned from."""
         from preferent.stages import online
 
-        own = sampler if sampler.source is self.policy else self.sampler()
-        prompts = self.held_out or ()
-        if self.reward:
-            return online.measuring(self.learner, reference, own, self.reward, prompts, self.run, self.truth)
-        drawn = online.alike(own, seed=own.seed + online.EVALUATION)
-
-        def measure(step: int) -> Metrics:
-            own.load(self.learner.weights(), self.learner.version)
-            groups = drawn.sample(prompts, 1)
-            rows = [{"prompt": e.prompt.info.get("messages"), "reply": e.text, "stop": e.stop} for (e,) in groups]
-            online.written(self.run.samples(step), rows)
-            return observed(heard(self.learner, reference, groups, recompute=self.learner.bf16))
-
-        return measure
+        own, prompts = sampler if sampler.source is self.policy else self.sampler(), self.held_out or ()
+        return online.measuring(self.learner, reference, own, self.reward, prompts, self.run, self.truth)
 
 
 @contextmanager

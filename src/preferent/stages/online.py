@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
@@ -243,43 +242,32 @@ def measuring(
     learner: LocalLearner[Any],
     reference: Policy,
     sampler: LocalSampler,
-    reward: Reward,
+    reward: Reward | None,
     prompts: Sequence[Prompt],
     run: Run,
     truth: Reward | None = None,
 ) -> Callable[[int], Metrics]:
     """Evaluation on held-out prompts, one reply each, drawn with the same noise; samples go to the run's folder."""
-    from preferent.algorithms.rollouts import described, scored
-    from preferent.data.collate import episodes, logprobs
+    from preferent.algorithms.rollouts import marked, scored
+    from preferent.algorithms.said import observed, said
     from preferent.evaluation.text import distinct
-    from preferent.losses.policy import k1
 
     drawn = alike(sampler, seed=sampler.seed + EVALUATION)
-    reward = watched(reward)
+    reward = watched(reward) if reward else None
 
     def measure(step: int) -> Metrics:
         sampler.load(learner.weights(), learner.version)  # both draw from one policy, which may be a copy
         groups = drawn.sample(prompts, 1)
         flat = [episode for group in groups for episode in group]
-        scores, parts = scored(reward, flat)
+        marks = marked(reward, flat) if reward else None
         worth = {} if truth is None else {"truth": scored(truth, flat)[0].mean().item()}
-        x = episodes(groups)
-        said = learner.map(x, lambda _, cut: reference.read(cut).logprobs).cpu()
-        written(
-            run.samples(step),
-            [
-                {"prompt": e.prompt.info.get("messages"), "reply": e.text, "reward": s, "stop": e.stop}
-                for e, s in zip(flat, scores.tolist(), strict=True)
-            ],
-        )
         copied = sampler.policy is not sampler.source  # whose arithmetic is not the reference's
-        own = learner.map(x, lambda model, cut: model.read(cut).logprobs).cpu() if copied else logprobs(groups)
-        kl = k1(own, said).sum(-1).mean().item()
-        texts = [episode.text for episode in flat]
-        return {**described(flat, scores, x, own), **parts, **worth, "kl": kl, "distinct_2": distinct(texts, 2)}
+        told = observed(said(learner, reference, groups, recompute=copied), marks)
+        rows = [{"prompt": e.prompt.info.get("messages"), "reply": e.text, "stop": e.stop} for e in flat]
+        if marks:
+            rows = [row | {"reward": score} for row, score in zip(rows, marks.scores.tolist(), strict=True)]
+        lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+        run.samples(step).write_text("".join(lines), encoding="utf-8")
+        return {**told, **worth, "distinct_2": distinct([episode.text for episode in flat], 2)}
 
     return measure
-
-
-def written(path: Path, rows: Sequence[object]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
