@@ -49,7 +49,7 @@ def run(options: Options, *, title: str = "distillation") -> None:
     how = options.teacher
     with drawn.opened(options, None, reads=[found(how.teacher)]) as parts:
         teacher = another(how.teacher, "--teacher", options.model, parts.policy)
-        if parts.shown(how.replies, teacher=teacher):
+        if parts.shown(how.replies, {"teacher": teacher}):
             return
         sampler = parts.sampler()
         recompute = parts.learner.bf16

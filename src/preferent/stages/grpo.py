@@ -10,7 +10,7 @@ from annotated_types import Ge
 from preferent.algorithms.grpo import Config
 from preferent.config import UsageError, group
 from preferent.stages.anchor import AnchorOptions
-from preferent.stages.constraint import CostOptions, constrained
+from preferent.stages.constraint import CostOptions
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -183,53 +183,28 @@ def run(options: Options, *, title: str = "") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.credit import Decoupled
     from preferent.algorithms.grpo import grpo
-    from preferent.data.load import load_prompts
-    from preferent.models.load import save
-    from preferent.stages import online, plan, training
+    from preferent.stages import drawn, online
 
-    objective, asked = objective_of(options), options.objective
-    marks = [*options.reward.reward, *options.reward.truth, *options.cost.cost]
-    with training.opened(options, reads=[*training.readable(marks), *options.anchor.reads]) as run:
-        policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
-        template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
-        held_out = training.held_out(load_prompts, options, template)
-        reward, _ = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
-        reward = online.shortened(reward, options.drawing, options.sampling)
-        reward = constrained(reward, options.cost, policy.tokenizer, device=options.model.device)
+    objective, asked, groups = objective_of(options), options.objective, options.groups
+    updates = groups.grpo_epochs * -(-options.optimiser.batch // groups.mini_batch)
+    with drawn.opened(
+        options, options.reward, reads=options.anchor.reads, drawing=options.drawing, cost=options.cost, updates=updates
+    ) as parts:
         if asked.objective == "gdpo":
-            objective = replace(objective, advantage=Decoupled(weights_in(reward)))
-        truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
-        size = options.optimiser.batch
-        batches = training.batched(load_prompts, "prompts", options, template)
-        reference, total = options.anchor.frozen(options.model, policy), len(batches)
-        updates = total * options.groups.grpo_epochs * -(-size // options.groups.mini_batch)
-        learner = training.learner_of(policy, options, updates=updates)
-        drawing = online.drawing_policy(policy, options.drawing)
-        if options.run.dry_run:
-            rewards, drawn = online.reward_models(reward), (options.groups.group, options.sampling.max_new_tokens)
-            held, cut = {"policy": policy, "reference": reference, **rewards}, options.groups.mini_batch
-            held |= {"copy": drawing} if drawing is not policy else {}
-            planned = plan.Plan(options, held, [policy], [policy], batches, updates, cut, drawn, scored=bool(rewards))
-            plan.show(replace(planned, settled={"kl": objective.kl, "kl_reward": objective.kl_reward}))
+            objective = replace(objective, advantage=Decoupled(weights_in(parts.reward)))
+        assert parts.reward is not None  # noqa: S101  (--reward is required)
+        reference = options.anchor.frozen(options.model, parts.policy)
+        settled = {"kl": objective.kl, "kl_reward": objective.kl_reward}
+        if parts.shown(groups.group, {"reference": reference}, mini_batch=groups.mini_batch, settled=settled):
             return
         if asked.resample:
-            batches.steps = total * (1 + asked.resample)  # batches of prompts, at most
-        sampler = online.sampler_of(drawing, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
+            parts.batches.steps = parts.steps * (1 + asked.resample)  # batches of prompts, at most
+        sampler = parts.sampler()
         greedy = online.greedy_of(sampler) if asked.objective == "remax" else None
-        how = options.drawing.values(attempts=asked.resample, greedy=greedy, recompute=learner.bf16)
-        data = online.taken(batches, options.drawing)
-        measure = online.measuring(learner, reference, sampler, reward, held_out, run, truth) if held_out else None
-        training.trained(
-            run,
-            grpo(
-                learner, reference, sampler, reward, data,
-                objective=objective, config=options.groups, seed=options.run.seed, how=how,
-            ),
-            options.run,
-            {"learner": learner, "data": data, "sampler": sampler, **online.stateful(reward=reward, truth=truth)},
-            title=title or asked.objective.upper(),
-            total=total,
-            numbers=("reward", "kl", "length"),
-            measure=online.in_turn(measure, data) if measure else None,
-            save=lambda folder: save(policy, folder),
+        how = options.drawing.values(attempts=asked.resample, greedy=greedy, recompute=parts.learner.bf16)
+        steps = grpo(
+            parts.learner, reference, sampler, parts.reward, parts.data,
+            objective=objective, config=groups, seed=options.run.seed, how=how,
         )  # fmt: skip
+        title, numbers = title or asked.objective.upper(), ("reward", "kl", "length")
+        parts.trained(steps, sampler, reference, title=title, numbers=numbers)

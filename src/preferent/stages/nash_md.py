@@ -58,7 +58,7 @@ def run(options: Options, *, title: str = "Nash-MD") -> None:
     refuse_nobody(judge)
     with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
         reference = options.anchor.speaking(options.model, parts.policy)
-        if parts.shown(2 * game.replies, reference=reference):
+        if parts.shown(2 * game.replies, {"reference": reference}):
             return
         reward, sampler = Once(parts.reward) if parts.reward else None, parts.sampler()
         opponent = MixtureSampler(

@@ -93,7 +93,7 @@ def run(options: Options, *, title: str = "online DPO") -> None:
         stays = follow.follow is None
         reference = options.anchor.frozen(options.model, parts.policy) if stays else Follower(parts.policy)
         own, held = itself(options, parts, reference)
-        if parts.shown(pairs.replies, reference=reference, **held):
+        if parts.shown(pairs.replies, {"reference": reference, **held}):
             return
         learner, sampler, reward = parts.learner, parts.sampler(), own or parts.reward
         once = Once(reward) if reward else None

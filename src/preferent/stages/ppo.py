@@ -10,13 +10,15 @@ from annotated_types import Ge, Gt
 from preferent.algorithms.ppo import Config
 from preferent.config import group
 from preferent.stages.anchor import AnchorOptions
-from preferent.stages.constraint import CostOptions, constrained
+from preferent.stages.constraint import CostOptions
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 if TYPE_CHECKING:
     from preferent.data.batches import Batches
-    from preferent.models.policy import LanguagePolicy
+    from preferent.models.policy import LanguageActorCritic, LanguagePolicy
+    from preferent.rewards.learned import LearnedReward
+    from preferent.types import Stateful
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,62 +83,39 @@ def text_of(options: Options, policy: LanguagePolicy, *, steps: int) -> Batches[
     return rows.batches(options.ptx.ptx_batch, seed=options.run.seed, steps=steps)
 
 
+def with_critic(policy: LanguagePolicy, learned: LearnedReward | None) -> LanguageActorCritic:
+    """The policy, and a critic that starts from the reward model, or without one from the policy."""
+    from preferent.models.load import actor_critic
+
+    start = {"scorer": learned.members[0], **asdict(learned.scales[0])} if learned else {}
+    return actor_critic(policy, **start)
+
+
 def run(options: Options, *, title: str = "PPO") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.ppo import ppo
-    from preferent.data.load import load_prompts
-    from preferent.models.load import actor_critic, save
     from preferent.rewards.shaping import AdaptiveKL
-    from preferent.stages import online, plan, training
+    from preferent.stages import drawn
 
-    reads = [
-        *training.readable([*options.reward.reward, *options.reward.truth, *options.cost.cost]),
-        *options.anchor.reads,
-        *options.ptx.ptx_data,
-    ]
-    with training.opened(options, reads=reads) as run:
-        policy = training.policy_of(options.model, seed=options.run.seed, temperature=options.sampling.temperature)
-        template = training.template_of(policy, policy.tokenizer, options.data, reply=options.sampling.max_new_tokens)
-        held_out = training.held_out(load_prompts, options, template)
-        reward, learned = online.reward_of(options.reward, policy.tokenizer, device=options.model.device)
-        reward = online.shortened(reward, options.drawing, options.sampling)
-        reward = constrained(reward, options.cost, policy.tokenizer, device=options.model.device)
-        truth = online.truth_of(options.reward, options.data, policy.tokenizer, device=options.model.device)
-        size = options.optimiser.batch
-        batches = training.batched(load_prompts, "prompts", options, template)
-        reference = options.anchor.frozen(options.model, policy)
-        start = {"scorer": learned.members[0], **asdict(learned.scales[0])} if learned else {}
-        model = actor_critic(policy, **start)
-        updates = len(batches) * options.ppo.ppo_epochs * -(-size // options.ppo.mini_batch)
-        text = text_of(options, policy, steps=updates)
-        learner = training.learner_of(model, options, updates=updates, critic_lr=options.price.critic_lr)
-        drawing = online.drawing_policy(policy, options.drawing)
-        if options.run.dry_run:
-            rewards, drawn = online.reward_models(reward), (1, options.sampling.max_new_tokens)
-            held = {"policy": policy, "critic": model.critic, "reference": reference, **rewards}
-            held |= {"copy": drawing} if drawing is not policy else {}
-            cut, trunks = options.ppo.mini_batch, [policy, model.critic]
-            plan.show(plan.Plan(options, held, [model], trunks, batches, updates, cut, drawn, scored=bool(rewards)))
+    config, kl = options.ppo, options.price
+    with drawn.opened(
+        options, options.reward, reads=[*options.anchor.reads, *options.ptx.ptx_data], drawing=options.drawing,
+        cost=options.cost, updates=config.ppo_epochs * -(-options.optimiser.batch // config.mini_batch),
+        model=with_critic, critic_lr=kl.critic_lr,
+    ) as parts:  # fmt: skip
+        assert parts.reward is not None  # noqa: S101  (--reward is required)
+        learner, critic = parts.learner, parts.learner.model.critic
+        reference = options.anchor.frozen(options.model, parts.policy)
+        text = text_of(options, parts.policy, steps=parts.updates)
+        trunks = [parts.policy, critic]
+        if parts.shown(1, {"critic": critic, "reference": reference}, mini_batch=config.mini_batch, trunks=trunks):
             return
-        sampler = online.sampler_of(drawing, template, options.sampling, seed=options.run.seed, bf16=learner.bf16)
-        horizon = options.price.kl_horizon if options.price.kl_target else None
-        price = AdaptiveKL(options.price.kl, options.price.kl_target or 6.0, horizon)
-        data, how = online.taken(batches, options.drawing), options.drawing.values(recompute=learner.bf16)
-        measure = online.measuring(learner, reference, sampler, reward, held_out, run, truth) if held_out else None
-        training.trained(
-            run,
-            ppo(
-                learner, reference, sampler, reward, data,
-                price=price, config=options.ppo, seed=options.run.seed, how=how, text=text or (),
-            ),
-            options.run,
-            {
-                "learner": learner, "data": data, "price": price, "sampler": sampler,
-                **({"ptx": text} if text else {}), **online.stateful(reward=reward, truth=truth),
-            },
-            title=title,
-            total=len(batches),
-            numbers=("reward", "kl", "length"),
-            measure=online.in_turn(measure, data) if measure else None,
-            save=lambda folder: save(policy, folder),
+        sampler, how = parts.sampler(), options.drawing.values(recompute=learner.bf16)
+        price = AdaptiveKL(kl.kl, kl.kl_target or 6.0, kl.kl_horizon if kl.kl_target else None)
+        steps = ppo(
+            learner, reference, sampler, parts.reward, parts.data,
+            price=price, config=config, seed=options.run.seed, how=how, text=text or (),
         )  # fmt: skip
+        states: dict[str, Stateful] = {"price": price, **({"ptx": text} if text else {})}
+        numbers = ("reward", "kl", "length")
+        parts.trained(steps, sampler, reference, title=title, numbers=numbers, states=states)

@@ -59,7 +59,7 @@ def run(options: Options, *, title: str = "RAFT") -> None:
     with drawn.opened(options, options.reward) as parts:
         reference = parts.policy.frozen()
         source = None if kept.draw_every == 1 else Follower(parts.policy)
-        if parts.shown(kept.replies, reference=reference, **({"drawn from": source} if source else {})):
+        if parts.shown(kept.replies, {"reference": reference} | ({"drawn from": source} if source else {})):
             return
         assert parts.reward is not None  # noqa: S101  (--reward is required)
         learner, sampler = parts.learner, parts.sampler(source.policy if source else None)

@@ -53,7 +53,7 @@ def run(options: Options, *, title: str = "RSO") -> None:
     objective = objective_of(options.loss)
     with drawn.opened(options, options.reward) as parts:
         reference = Follower(parts.policy)
-        if parts.shown(options.rejection.replies, reference=reference):
+        if parts.shown(options.rejection.replies, {"reference": reference}):
             return
         assert parts.reward is not None  # noqa: S101  (--reward is required)
         sampler, reward = parts.sampler(reference.policy), Once(parts.reward)

@@ -58,7 +58,7 @@ def run(options: Options, *, title: str = "SPIN") -> None:
     objective = objective_of(options.loss)
     with drawn.opened(options, None, kind="demonstrations") as parts:
         reference = Follower(parts.policy)
-        if parts.shown(2, reference=reference):
+        if parts.shown(2, {"reference": reference}):
             return
         learner, sampler = parts.learner, parts.sampler(reference.policy)
         steps = spin(learner, reference, sampler, parts.batches, objective=objective)

@@ -55,7 +55,7 @@ def run(options: Options, *, title: str = "XPO") -> None:
     refuse_nobody(judge)
     with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
         reference = options.anchor.speaking(options.model, parts.policy)
-        if parts.shown(2, reference=reference):
+        if parts.shown(2, {"reference": reference}):
             return
         reward = Once(parts.reward) if parts.reward else None
         sampler, opponent = parts.sampler(), parts.sampler(reference.policy)
