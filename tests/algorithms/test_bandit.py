@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 
+from bandit import BETA, QUESTION, REWARD, best, by_token, distance, said
 from preferent.algorithms import objectives
 from preferent.algorithms import ppo as ppo_
 from preferent.algorithms.best_of_n import best_of_n
@@ -17,30 +18,7 @@ from preferent.losses import policy as policies
 from preferent.rewards.shaping import AdaptiveKL
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.testing import Bigram, ToySampler
-from preferent.types import Prompt, Score
 from toys import preference, reply
-
-REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
-BETA = 0.5
-QUESTION = Prompt((3,))
-
-
-def reward(episodes):
-    return [Score(REWARD[e.tokens[0]].item()) for e in episodes]
-
-
-def said(policy):
-    """π(token | the one prompt) [8]."""
-    return policy.next.weight.detach()[QUESTION.tokens[0]].softmax(-1)
-
-
-def best(reference):
-    return (said(reference).log() + REWARD / BETA).softmax(-1)
-
-
-def distance(p, q):
-    """Total variation."""
-    return (p - q).abs().sum().item() / 2
 
 
 def started(**learning):
@@ -56,7 +34,7 @@ def test_ppo_with_the_kl_in_its_reward_reaches_the_best_policy():
     config = ppo_.Config(ppo_epochs=2, mini_batch=64, whiten_advantages=False, value_clip=10.0, value_weight=1.0)
     sampler = ToySampler(policy, length=1)
     steps = [[QUESTION] * 64] * 60
-    told = list(ppo_.ppo(learner, reference, sampler, reward, steps, price=AdaptiveKL(BETA), config=config))
+    told = list(ppo_.ppo(learner, reference, sampler, by_token, steps, price=AdaptiveKL(BETA), config=config))
     goal = best(reference)
     assert distance(said(policy), goal) <= 0.02
     kl = (goal * (goal / said(reference)).log()).sum().item()
@@ -75,7 +53,7 @@ def test_rloo_with_the_kl_as_a_loss_reaches_it_too_where_a_reply_is_one_token(di
             learner,
             reference,
             ToySampler(policy, length=1),
-            reward,
+            by_token,
             [[QUESTION]] * 60,
             objective=objective,
             config=config,
@@ -100,7 +78,7 @@ def test_dpo_on_bradley_terrys_own_labels_reaches_it():
 def test_best_of_n_draws_as_its_formula_says_and_leaves_its_policy_no_further_than_its_bound():
     """P(best is i) = Fᵢⁿ - Fᵢ₋₁ⁿ over tokens in the order of their rewards; KL ≤ log n - (n - 1)/n."""
     policy, n, m = Bigram(), 4, 3000
-    chosen = best_of_n(ToySampler(policy, length=1), reward, [QUESTION] * m, n=n)
+    chosen = best_of_n(ToySampler(policy, length=1), by_token, [QUESTION] * m, n=n)
     drawn = torch.tensor([e.tokens[0] for e in chosen]).bincount(minlength=8) / m
     order = REWARD.argsort()
     below = said(policy)[order].cumsum(-1)

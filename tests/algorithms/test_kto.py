@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from bandit import BETA, REWARD, distance
 from preferent.algorithms.kto import BCO, KTO, Held, Shift, bco, drift, held, kto
 from preferent.data.batches import Batches
 from preferent.data.columns import Unpaired
@@ -139,8 +140,6 @@ def test_bco_takes_its_shift_from_the_steps_before():
 
 # --- where they end, on a bandit: one prompt, all replies of one token, each as common in the data ---
 
-REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
-BETA = 0.5
 CENTRE = 0.186803  # REWARD less this has class means with 0 midway, under the labels that it makes
 
 
@@ -153,11 +152,6 @@ def ended(run, good, steps=150):
     told = list(run(learner, reference, [Rated(x, good, torch.ones(8))] * steps))
     found, start = (one.next.weight.detach()[3].softmax(-1) for one in (policy, reference))
     return found, start, (start.log() + REWARD / BETA).softmax(-1), told
-
-
-def distance(p, q):
-    """Total variation."""
-    return (p - q).abs().sum().item() / 2
 
 
 def test_bco_on_soft_labels_reaches_the_best_policy_where_its_shift_lies_where_a_reply_is_neither_good_nor_bad():

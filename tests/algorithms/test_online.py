@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 
+from bandit import BETA, PROMPTS, QUESTION, REWARD, best, by_token, distance, many_fives, said
 from preferent.algorithms import objectives
 from preferent.algorithms.answers import at_once, in_pairs, referred
 from preferent.algorithms.online_dpo import online_dpo
@@ -19,35 +20,7 @@ from preferent.rewards.annotating import NoScore, Once, Rewarded, extremes, hard
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.stages.objective import builders
 from preferent.testing import Bigram, ToySampler
-from preferent.types import Comparison, Preference, Prompt, Score
-from toys import VOCABULARY
-
-REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
-BETA = 0.5
-QUESTION = Prompt((3,))
-PROMPTS = [Prompt((i,)) for i in range(2, VOCABULARY)]
-
-
-def by_token(episodes):
-    return [Score(REWARD[e.tokens[0]].item()) for e in episodes]
-
-
-def many_fives(episodes):
-    return [Score(float(sum(token == 5 for token in e.tokens))) for e in episodes]
-
-
-def said(policy):
-    """π(token | the one prompt) [8]."""
-    return policy.next.weight.detach()[QUESTION.tokens[0]].softmax(-1)
-
-
-def best(reference, *, beta=BETA):
-    return (said(reference).log() + REWARD / beta).softmax(-1)
-
-
-def distance(p, q):
-    """Total variation."""
-    return (p - q).abs().sum().item() / 2
+from preferent.types import Comparison, Preference, Score
 
 
 def started(lr=0.1, steps=100):

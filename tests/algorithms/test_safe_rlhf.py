@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from bandit import BETA, QUESTION, REWARD
 from preferent.algorithms.reward_model import reward_model
 from preferent.algorithms.safe_rlhf import MOST, Constrained, CostModel, Multiplier, by_harm
 from preferent.data.collate import replies
@@ -14,10 +15,8 @@ from preferent.types import Episode, Prompt, Score
 from tabular import best, constrained
 from toys import preference, reply
 
-REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
 COST = torch.tensor([-0.5, 0.6, 1.5, -1.0, -0.8, 1.0, 0.2, -0.3])
-BETA, LIMIT = 0.5, 0.0
-QUESTION = Prompt((3,))
+LIMIT = 0.0
 
 
 def by(table):

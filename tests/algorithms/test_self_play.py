@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from bandit import BETA, PROMPTS, QUESTION, REWARD, distance, many_fives, said
 from preferent.algorithms import objectives
 from preferent.algorithms.answers import referred
 from preferent.algorithms.distill import distill
@@ -26,31 +27,8 @@ from preferent.rewards.annotating import Rewarded, soft
 from preferent.rewards.implicit import ImplicitReward
 from preferent.runtime.learner import LocalLearner, Schedule, local_learner
 from preferent.testing import Bigram, ToySampler
-from preferent.types import Comparison, Demonstration, Preference, Prompt, Score
-from toys import VOCABULARY, reply
-
-REWARD = torch.tensor([0.0, 0.5, 1.0, -1.0, 0.3, 0.8, -0.2, 0.1])
-BETA = 0.5
-QUESTION = Prompt((3,))
-PROMPTS = [Prompt((i,)) for i in range(2, VOCABULARY)]
-
-
-def by_token(episodes):
-    return [Score(REWARD[e.tokens[0]].item()) for e in episodes]
-
-
-def many_fives(episodes):
-    return [Score(float(sum(token == 5 for token in e.tokens))) for e in episodes]
-
-
-def said(policy):
-    """π(token | the one prompt) [8]."""
-    return policy.next.weight.detach()[QUESTION.tokens[0]].softmax(-1)
-
-
-def distance(p, q):
-    """Total variation."""
-    return (p - q).abs().sum().item() / 2
+from preferent.types import Comparison, Demonstration, Preference
+from toys import reply
 
 
 def started(lr=0.1, steps=100, seed=0):
