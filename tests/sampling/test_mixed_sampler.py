@@ -4,9 +4,12 @@ import pytest
 import torch
 from test_local import PROMPTS, policy_of
 
+from preferent.models.load import load_policy
+from preferent.models.policy import Follower
 from preferent.sampling.local import LocalSampler
 from preferent.sampling.mixture import MixtureSampler
 from preferent.types import Prompt
+from toys import saved_policy
 
 SMALL = {"vocab_size": 6, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
@@ -51,3 +54,24 @@ def test_with_all_of_one_it_draws_what_that_one_draws(name, share):
         sampler.load({}, 4)
     ours, theirs = mixture.sample(PROMPTS, 3), alone.sample(PROMPTS, 3)
     assert [[e.tokens for e in group] for group in ours] == [[e.tokens for e in group] for group in theirs]
+
+
+def test_an_adapter_mixes_with_what_it_was_in_memory_that_both_share(tmp_path):
+    """As with another copy of the model: what is added to the one's weights while it draws, the other never sees."""
+    folder = saved_policy(tmp_path)
+    policy, apart = load_policy(folder, lora=2, device="cpu"), load_policy(folder, device="cpu")
+    reference = Follower(policy).policy
+    frozen = {p.data_ptr() for p in policy.parameters() if not p.requires_grad}
+    assert frozen < {p.data_ptr() for p in reference.parameters()}
+    key = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in (p for p in policy.parameters() if p.requires_grad):
+            parameter.add_(torch.randn(parameter.shape, generator=key), alpha=0.3)
+    drawn = []
+    for other in (reference, apart, policy):
+        (group,) = MixtureSampler(policy, other, share=0.5, max_new_tokens=8, seed=3).sample([Prompt((6, 7, 8))], 4)
+        drawn.append(group)
+    ours, theirs, alone = drawn
+    assert [e.tokens for e in ours] == [e.tokens for e in theirs]
+    assert [e.logprobs for e in ours] == [pytest.approx(e.logprobs, abs=1e-5) for e in theirs]
+    assert [e.logprobs for e in ours] != [pytest.approx(e.logprobs, abs=1e-3) for e in alone]

@@ -47,9 +47,9 @@ class SelfOptions:
 class Options:
     """Sample replies, have them compared, learn from the answers, and again: DPO on the policy's own replies.
 
-    Who compares is a reward, or people. Their questions wait in a store: the run stops where answers are missing, says
-    how many, and goes on with --resume, without asking anything twice. Each step waits for its own answers, so take few
-    steps and a large --batch, and --save-every 1.
+    Who compares is a reward, or people. Their questions wait in a store: the run stops where answers are missing, with
+    exit code 3, says how many, and goes on with --resume, without asking anything twice. Each step waits for its own
+    answers, so take few steps and a large --batch, and --save-every 1.
 
     With --follow 1 --follow-every N the reference moves to the policy every N steps, which is iterated DPO; the KL is
     then to where it stands. With --self-reward nobody is asked: the reference's own log-ratio to an earlier model
