@@ -3,7 +3,8 @@
 make compare                          three seeds; writes benchmarks/results/compare.json and docs/methods.md's table
 python benchmarks/compare.py --seeds 3 --only DPO SimPO --out runs/tried      some of them, nothing written but there
 
-The folder can be told of by `preferent report`. A run that was interrupted goes on where it stopped. What a policy
+As many runs at a time as there are cores, a thread each. The folder can be told of by `preferent report`. A comparison
+that was interrupted goes on where it stopped. What a policy
 learns from is what the simulated crowd said of the SFT policy's replies, or the reward models trained on that; gold is
 asked at the end alone, on questions held out of everything.
 """
@@ -11,6 +12,8 @@ asked at the end alone, on questions held out of everything.
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import sys
 import time
 from dataclasses import replace
@@ -62,15 +65,19 @@ def folder_of(name):
     return name.lower().replace(". ", "-").replace(" ", "-").replace("+", "p")
 
 
-def prepared(folder, seed):
+def alone():
+    """A process beside others."""
+    torch.set_num_threads(1)
+    logging.getLogger("preferent").setLevel(logging.WARNING)
+
+
+def prepared(demo):
     """Demonstrations, the SFT model, the crowd's judgements and the reward models: what all methods share."""
-    begin(folder, seed, resume=True)
-    demo = Demo(folder, seed)
+    begin(demo.out, demo.seed, resume=True)
     demo.demonstrations()
     demo.train("sft", "SFT", model=str(demo.path("base")), data=(str(demo.path("demonstrations.jsonl")),))
     demo.compare()
     demo.train("reward", "reward models", model=str(demo.path("sft")), data=(str(demo.path("comparisons.jsonl")),))
-    return demo
 
 
 def trained(demo, name):
@@ -150,31 +157,39 @@ def table(by_seed, seconds):
     return rows
 
 
+def compared(demos, names):
+    """Train everything for every seed, then judge: by seed, every policy's marks; and by method, seconds."""
+    jobs = [(demo, name) for name in names for demo in demos]
+    workers = min(os.cpu_count() or 1, len(jobs))
+    with multiprocessing.get_context("spawn").Pool(workers, alone) as pool:
+        pool.map(prepared, demos, chunksize=1)
+        took = pool.starmap(trained, jobs, chunksize=1)
+        marks = pool.starmap(judged, [(demo, names) for demo in demos], chunksize=1)
+    seconds = {}
+    for (_, name), each in zip(jobs, took, strict=True):
+        seconds.setdefault(name, []).append(each)
+    return {demo.seed: each for demo, each in zip(demos, marks, strict=True)}, seconds
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", choices=METHODS, help="these methods alone; the table is not written")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"))
     words = parser.parse_args()
-    logging.getLogger("preferent").setLevel(logging.WARNING)
     names, began, fresh = words.only or list(METHODS), time.monotonic(), not words.out.exists()
-    by_seed, seconds, shown = {}, {}, {}
-    for seed in words.seeds:
-        demo = prepared(words.out / f"seed-{seed}", seed)
-        for name in names:
-            seconds.setdefault(name, []).append(trained(demo, name))
-        by_seed[seed] = judged(demo, names)
-        shown = shown or said(demo, names)
+    demos = [Demo(words.out / f"seed-{seed}", seed) for seed in words.seeds]
+    by_seed, seconds = compared(demos, names)
     minutes = (time.monotonic() - began) / 60
     rows = table(by_seed, seconds)
     report = {
         "n": sum(len(marks["SFT"].gold) for marks in by_seed.values()),
         "seeds": words.seeds,
-        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
         "minutes": minutes,
         "policies": rows,
     }
-    lines(words.out / "results.json", [report | shown])
+    lines(words.out / "results.json", [report | said(demos[0], names)])
     for name, row in rows.items():
         print(
             f"{name:<14} wins {row['wins'][0]:.3f}  gold {row['gold']:.3f}  KL {row['kl']:6.2f}  "

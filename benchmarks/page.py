@@ -62,8 +62,8 @@ def compare(report: dict[str, Any]) -> str:
         )
     n, seeds = report["n"], len(report["seeds"])
     rows.append(
-        f"\n{n:,} held-out questions over {seeds} seeds, one reply each; {report['threads']} CPU threads. "
-        f"The whole took {report['minutes']:.0f} minutes."
+        f"\n{n:,} held-out questions over {seeds} seeds, one reply each. Seconds are of one run on one "
+        f"core beside others; the whole took {report['minutes']:.0f} minutes on {report['cores']}."
     )
     return "\n".join(rows)
 

@@ -245,7 +245,7 @@ def test_the_table_stands_between_its_marks_and_nothing_else_changes(page):
 
 
 COMPARED = {
-    "n": 1200, "seeds": [0, 1, 2], "threads": 2, "minutes": 21.4,
+    "n": 1200, "seeds": [0, 1, 2], "cores": 2, "minutes": 21.4,
     "policies": {
         "SFT": {"wins": [0.5, 0.49, 0.51], "gold": 0.4691, "kl": -1e-9, "length": 19.08},
         "DPO": {
@@ -260,7 +260,8 @@ COMPARISON = """\
 | SFT | 50% (49%–51%) | – | 0.469 | 0.0 | 19.1 | – |
 | DPO | 89% (87%–90%) | 90% 87% 89% | 0.835 | 4.1 | 12.5 | 15 |
 
-1,200 held-out questions over 3 seeds, one reply each; 2 CPU threads. The whole took 21 minutes."""
+1,200 held-out questions over 3 seeds, one reply each. Seconds are of one run on one core beside others; the whole \
+took 21 minutes on 2."""
 
 
 def test_the_comparison_says_what_every_method_came_to(page):
