@@ -441,3 +441,13 @@ def test_the_mismatch_is_the_first_mini_batchs_whose_policy_has_not_moved():
     assert told["drift"] > 0.05
     assert told["mismatch"] < 1e-6
     assert abs(told["mismatch_k3"]) < 1e-9
+
+
+def test_a_ratio_to_what_older_weights_drew_is_not_lost_where_the_learner_would_be_asked():
+    """In one arithmetic, asking changes nothing on time; behind, the sampler's word stays: the same run to the bit."""
+    for lag in (0, 2):
+        plain, asked = (run_of(6, Drawing(max_staleness=lag, recompute=asked)) for asked in (False, True))
+        for one, other in zip(plain[1], asked[1], strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5 if not lag else 0, rtol=0)
+        assert lag == 0 or plain[0] == asked[0]
+        assert (asked[0][-1]["mismatch"] > 1e-3) == (lag > 0)

@@ -30,13 +30,16 @@ class Drawing:
     attempts: int = 0  # further batches of prompts in place of those whose replies all score the same
     mask_truncated: bool = False  # replies cut off at their length leave the loss, but are compared with as before
     greedy: Sampler | None = None  # says each prompt's likeliest reply, for a baseline
-    recompute: bool = False  # ask the learner for the old log-probabilities: in bf16 it has an arithmetic of its own
+    recompute: bool = False  # ask the learner, if its weights drew: in bf16 it has an arithmetic of its own
     correction: Correction | None = None  # of what older weights, or other arithmetic, drew; recomputes, too
 
     @property
     def asked(self) -> bool:
-        """Whether the learner says the old log-probabilities."""
-        return self.recompute or self.correction is not None
+        """Whether the learner says the old log-probabilities.
+
+        Of what older weights drew, only beside a correction: its ratio to its own word is 1, however far it has moved.
+        """
+        return self.correction is not None or (self.recompute and not self.max_staleness)
 
 
 def draws(
