@@ -451,3 +451,31 @@ def test_a_ratio_to_what_older_weights_drew_is_not_lost_where_the_learner_would_
             torch.testing.assert_close(one, other, atol=1e-5 if not lag else 0, rtol=0)
         assert lag == 0 or plain[0] == asked[0]
         assert (asked[0][-1]["mismatch"] > 1e-3) == (lag > 0)
+
+
+@pytest.mark.parametrize("divergence", [surrogates.reverse, surrogates.reverse_off_policy])
+def test_a_correction_weighs_the_kl_in_the_loss_too_so_that_it_has_the_reverse_kls_gradient(divergence):
+    """Each of eight replies of a token, weighed by how likely the sampler's weights drew it: exact, nothing is drawn."""
+    fresh, stale, reference = (Bigram(seed=seed) for seed in range(3))
+    question, given = Prompt((3,)), []
+    every = [Episode(question, (token,), (True,), (0.0,), "end", 0) for token in range(8)]
+    x = episodes([every])
+    q = stale.read(x).logprobs.detach()
+
+    class Each(ToySampler):
+        def sample(self, prompts, n):
+            return [[replace(e, logprobs=(said.item(),)) for e, said in zip(every, q[:, 0], strict=True)]]
+
+    learner = Consumed(fresh)
+    learner.update = lambda batch, objective: (given.append(batch[[0]]), {"skipped": 0.0})[1]
+    how = Drawing(correction=lambda *said: surrogates.truncated(*said, cap=1e9))
+    asked = replace(GRPO, kl=1.0, divergence=divergence)
+    nothing = lambda es: [Score(0.0) for _ in es]  # noqa: E731
+    list(grpo(learner, reference, Each(fresh), nothing, [[question]], objective=asked, config=Config(8), how=how))
+
+    drew = replace(asked, average=replace(asked.average, divisor=lambda _: 1 / q.exp()[:, 0]))
+    weight, kl = drew(fresh, given[0]).terms["kl_loss"]
+    (estimated,) = torch.autograd.grad(weight * kl.total, fresh.next.weight)
+    p, r = fresh.next.weight[3].log_softmax(-1), reference.next.weight[3].detach().log_softmax(-1)
+    (exact,) = torch.autograd.grad((p.exp() * (p - r)).sum(), fresh.next.weight)
+    torch.testing.assert_close(estimated, exact)

@@ -35,10 +35,7 @@ class Drawing:
 
     @property
     def asked(self) -> bool:
-        """Whether the learner says the old log-probabilities.
-
-        Of what older weights drew, only beside a correction: its ratio to its own word is 1, however far it has moved.
-        """
+        """Whether the learner says the old log-probabilities: of older weights' replies only beside a correction."""
         return self.correction is not None or (self.recompute and not self.max_staleness)
 
 
@@ -129,9 +126,9 @@ def refilled(drawn: Drawn, more: Drawn) -> Drawn:
     return Drawn(groups, Marks(mixed(drawn.marks.scores, more.marks.scores, n), parts), greedy)
 
 
-def counted(drawn: Drawn, of: Said, how: Drawing) -> tuple[Replies, Tensor | float]:
-    """The replies without what is masked, and what their advantages weigh where there is a correction, [r, t]."""
-    x, weight = of.replies, 1.0 if how.correction is None else how.correction(of.old, of.behaviour, of.replies.learn)
+def counted(drawn: Drawn, of: Said, how: Drawing) -> tuple[Replies, Tensor | None]:
+    """The replies without what is masked, and where there is a correction what their tokens weigh, [r, t]."""
+    x, weight = of.replies, None if how.correction is None else how.correction(of.old, of.behaviour, of.replies.learn)
     if how.mask_truncated:
         ended = torch.tensor([episode.stop != "length" for episode in drawn.flat]).unsqueeze(-1)
         x = replace(x, learn=x.learn & ended)

@@ -29,6 +29,13 @@ from preferent.types import Algorithm, Learner, Loss, Policy, Prompt, Reward, Sa
 
 
 @dataclass(frozen=True, slots=True)
+class Weighed(Rollouts):
+    """Rollouts of what another policy drew than the one that learns; the advantage has the weight already."""
+
+    weight: Tensor  # [r, t]: how much likelier the learner draws the token, or the reply
+
+
+@dataclass(frozen=True, slots=True)
 class Objective:
     """A surrogate over tokens, averaged, plus a price for leaving the reference."""
 
@@ -57,6 +64,7 @@ class Objective:
         terms = {"policy": (1.0, self.average(each, mask))}
         if self.kl:
             away = self.divergence(logp, batch.old, batch.reference, mask)
+            away = away * batch.weight if isinstance(batch, Weighed) else away
             terms["kl_loss"] = (self.kl, self.average(away, mask))
         drift = (logp.detach() - batch.old).abs()
         return Loss(terms, {"drift": over_tokens(drift, mask), **apart(logp, batch.old, mask)})
@@ -105,7 +113,8 @@ def grpo(
         scores, parts = drawn.marks
         price = objective.kl_reward * policy.k1(of.old, of.reference)
         step = Step(config.group, scores, price, x.learn, parts, drawn.greedy)
-        gain = objective.advantage(step) * weight
-        batch = Rollouts(x, of.old, of.reference, gain)
+        batch = Rollouts(x, of.old, of.reference, objective.advantage(step))
+        if weight is not None:
+            batch = Weighed(x, of.old, of.reference, batch.advantage * weight, weight)
         minis = minibatches(batch, config.mini_batch, config.grpo_epochs, key=seed + learner.version)
         yield {**learned(learner, minis, objective), **watched(drawn, of, how)}

@@ -114,7 +114,8 @@ def ppo(
         gain, target = gae(rewards, values, x.learn, gamma=config.gamma, lam=config.lam)
         if config.whiten_advantages:
             gain = whiten(gain, to_learn.learn)
-        batch = Critiqued(to_learn, of.old, of.reference, gain * weight, value=values[:, :-1], target=target)
+        gain = gain if weight is None else gain * weight
+        batch = Critiqued(to_learn, of.old, of.reference, gain, value=values[:, :-1], target=target)
         minis = minibatches(batch, config.mini_batch, config.ppo_epochs, key=seed + learner.version)
         if text:
             step = learned(learner, (Beside(mini, next(rows)) for mini in minis), both)

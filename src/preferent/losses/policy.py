@@ -97,7 +97,7 @@ def token_ratio(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:
 
 
 # Between the policy that drew a reply (``behaviour``: the sampler's arithmetic, on weights that may be older) and the
-# one that learns from it. The weight multiplies the advantage; nothing is differentiated through it.
+# one that learns from it. It multiplies the advantage, and the KL in the loss; nothing is differentiated through it.
 
 
 def truncated(logp: Tensor, behaviour: Tensor, mask: Tensor, *, cap: float = 2.0, whole: bool = False) -> Tensor:
