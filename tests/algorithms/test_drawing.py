@@ -455,7 +455,7 @@ def test_a_ratio_to_what_older_weights_drew_is_not_lost_where_the_learner_would_
 
 @pytest.mark.parametrize("divergence", [surrogates.reverse, surrogates.reverse_off_policy])
 def test_a_correction_weighs_the_kl_in_the_loss_too_so_that_it_has_the_reverse_kls_gradient(divergence):
-    """Each of eight replies of a token, weighed by how likely the sampler's weights drew it: exact, nothing is drawn."""
+    """Each of eight replies of a token, weighed by how likely the sampler's weights drew it: the gradient is exact."""
     fresh, stale, reference = (Bigram(seed=seed) for seed in range(3))
     question, given = Prompt((3,)), []
     every = [Episode(question, (token,), (True,), (0.0,), "end", 0) for token in range(8)]

@@ -20,6 +20,14 @@ def numbers(folder):
     return [{k: v for k, v in row.items() if k != "time"} for row in metrics_in(folder / "metrics.jsonl")]
 
 
+def test_what_the_likeliest_replies_cost_does_not_move_the_price(tmp_path):
+    quietly(*words("grpo"), "--objective", "remax", "--steps", "1", "--out", tmp_path / "remax")
+    _, states = checkpoint.load(tmp_path / "remax" / "checkpoints")
+    (row,) = numbers(tmp_path / "remax")
+    assert states["cost_price"]["count"] == 4 * 3  # prompts and replies to each, without the greedy one
+    assert states["cost_price"]["total"] / 12 == pytest.approx(row["reward/cost"])
+
+
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
 def test_the_price_of_cost_moves_and_goes_on_where_it_was_whether_watched_or_not(name, tmp_path):
     quietly(*words(name), "--steps", "3", "--out", tmp_path / "straight")

@@ -30,6 +30,7 @@ class Drawing:
     attempts: int = 0  # further batches of prompts in place of those whose replies all score the same
     mask_truncated: bool = False  # replies cut off at their length leave the loss, but are compared with as before
     greedy: Sampler | None = None  # says each prompt's likeliest reply, for a baseline
+    judge: Reward | None = None  # marks that reply, where the reward itself learns from what it marks
     recompute: bool = False  # ask the learner, if its weights drew: in bf16 it has an arithmetic of its own
     correction: Correction | None = None  # of what older weights, or other arithmetic, drew; recomputes, too
 
@@ -102,7 +103,7 @@ class Draw:
         if self.how.greedy is None:
             return Drawn(groups, marks)
         likeliest = [episode for group in self.how.greedy.sample(questions, 1) for episode in group]
-        return Drawn(groups, marks, marked(self.reward, likeliest).scores)
+        return Drawn(groups, marks, marked(self.how.judge or self.reward, likeliest).scores)
 
 
 def refilled(drawn: Drawn, more: Drawn) -> Drawn:

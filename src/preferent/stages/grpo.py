@@ -10,7 +10,7 @@ from annotated_types import Ge
 from preferent.algorithms.grpo import Config
 from preferent.config import UsageError, group
 from preferent.stages.anchor import AnchorOptions
-from preferent.stages.constraint import CostOptions
+from preferent.stages.constraint import CostOptions, watched
 from preferent.stages.online import DrawingOptions, RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -201,7 +201,9 @@ def run(options: Options, *, title: str = "") -> None:
             parts.batches.steps = parts.steps * (1 + asked.resample)  # batches of prompts, at most
         sampler = parts.sampler()
         greedy = online.greedy_of(sampler) if asked.objective == "remax" else None
-        how = options.drawing.values(attempts=asked.resample, greedy=greedy, recompute=parts.learner.bf16)
+        how = options.drawing.values(
+            attempts=asked.resample, greedy=greedy, judge=watched(parts.reward), recompute=parts.learner.bf16
+        )
         steps = grpo(
             parts.learner, reference, sampler, parts.reward, parts.data,
             objective=objective, config=groups, seed=options.run.seed, how=how,
