@@ -182,6 +182,9 @@ def test_the_kl_as_a_loss_has_the_gradient_of_its_numbers_and_is_zero_off_the_ma
     there = divergence(*poisoned, mask)
     assert (there[~mask] == 0).all()
     torch.testing.assert_close(there, divergence(logp.detach(), old, reference, mask))
+    (here,) = torch.autograd.grad(divergence(logp, *poisoned[1:], mask).sum(), logp)
+    assert (here[~mask] == 0).all()
+    assert here[mask].isfinite().all()
 
 
 @law

@@ -158,7 +158,7 @@ def k3(logp: Tensor, reference: Tensor) -> Tensor:
 
 def reverse(logp: Tensor, old: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
     """k2 as a loss: the reverse KL's gradient as long as the policy is the one that drew. 0 off the mask."""
-    return k2(logp, reference).where(mask, 0)
+    return k2(logp.where(mask, 0), reference.where(mask, 0))
 
 
 def reverse_off_policy(logp: Tensor, old: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
