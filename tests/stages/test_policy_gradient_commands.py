@@ -175,6 +175,12 @@ def test_one_reward_cannot_be_normalised_apart(prompts, tmp_path, capsys):
     assert "name two or more with --reward" in capsys.readouterr().err
 
 
+def test_rewards_normalised_apart_would_not_see_a_cost_and_a_dry_run_says_so_too(prompts, tmp_path, capsys):
+    words = grpo(prompts, "gdpo", "--end-penalty", "0", "--cost", reward("brief"))
+    assert run(*words, "--dry-run", "--out", tmp_path / "run") == 2
+    assert "would not see what --cost takes off" in capsys.readouterr().err
+
+
 def test_a_single_reply_is_enough_where_nothing_is_compared(prompts, tmp_path):
     for objective in ("reinforce", "reinforce++", "remax"):
         quietly(*grpo(prompts, objective, "--group", "1"), "--steps", "1", "--out", tmp_path / objective)

@@ -154,6 +154,11 @@ def refuse_rewards(options: Options, objective: Objective) -> None:
                 "--objective gdpo looks at each --reward by itself, so it would not see --end-penalty: give "
                 "--end-penalty 0, and a reward of its own, or --overlong-buffer, if replies run on."
             )
+        if options.cost.cost:
+            raise UsageError(
+                "--objective gdpo looks at each --reward by itself, so it would not see what --cost takes off: leave "
+                "--cost out, or take --objective dr-grpo or rloo."
+            )
         if objective.kl_reward:
             raise UsageError("--objective gdpo rescales rewards, so a --kl-reward would have no price: take --kl.")
 
