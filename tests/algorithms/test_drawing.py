@@ -12,7 +12,7 @@ from preferent.algorithms import ppo as ppo_
 from preferent.algorithms.ahead import Ahead, lagged
 from preferent.algorithms.drawing import Drawing, draws
 from preferent.algorithms.grpo import DAPO, GRPO, RLOO, Config, grpo
-from preferent.algorithms.rollouts import Rollouts, averaged, marked, minibatches
+from preferent.algorithms.rollouts import Rollouts, averaged, learned, marked, minibatches
 from preferent.data.batches import Batches
 from preferent.data.collate import episodes, logprobs
 from preferent.losses import policy as surrogates
@@ -479,3 +479,25 @@ def test_a_correction_weighs_the_kl_in_the_loss_too_so_that_it_has_the_reverse_k
     p, r = fresh.next.weight[3].log_softmax(-1), reference.next.weight[3].detach().log_softmax(-1)
     (exact,) = torch.autograd.grad((p.exp() * (p - r)).sum(), fresh.next.weight)
     torch.testing.assert_close(estimated, exact)
+
+
+def test_a_mini_batch_that_nobody_read_does_not_pass_the_mismatch_on_to_one_whose_policy_has_moved():
+    policy = Bigram()
+    learner = local_learner(policy, lr=0.3)
+    groups = ToySampler(policy).sample(PROMPTS[:3], 4)
+    x = episodes(groups)
+    gain = torch.linspace(-1, 1, len(x.tokens))[:, None].expand(x.tokens.shape)
+    even, uneven = (Rollouts(x, logprobs(groups), logprobs(groups), each) for each in (0 * gain, gain))
+    told = learned(learner, [even, uneven, uneven], DAPO)
+    assert told["drift"] > 0.05
+    assert told["mismatch"] < 1e-6
+    assert "mismatch" not in learned(learner, [even], DAPO)
+
+
+def test_a_step_of_which_nothing_is_learned_tells_the_mismatch_where_the_learner_was_asked():
+    for how in (Drawing(), Drawing(recompute=True), Drawing(correction=surrogates.truncated)):
+        policy = Bigram()
+        nothing = lambda es: [Score(0.0) for _ in es]  # noqa: E731
+        given = local_learner(policy), policy.frozen(), ToySampler(policy), nothing, [PROMPTS]
+        (told,) = grpo(*given, objective=DAPO, config=SMALL, how=how)
+        assert ("mismatch" in told) == ("mismatch_k3" in told) == how.asked

@@ -113,16 +113,16 @@ def apart(logp: Tensor, old: Tensor, mask: Tensor) -> dict[str, Mean]:
 def learned(learner: Learner[M], batches: Iterable[Any], objective: Objective[M, Any]) -> Metrics:
     """An update for each mini-batch, up to one that gives no number; what the last of them said.
 
-    The mismatch is the first one's, whose policy has not moved: between the learner and whoever said ``old``.
+    The mismatch is that of the first one which read anything, before the policy moved, to whoever said ``old``.
     """
     first: Metrics = {}
     metrics: Metrics = {}
     for batch in batches:
         metrics = learner.update(batch, objective)
-        first = first or metrics
+        first = first or {name: metrics[name] for name in MISMATCH if name in metrics}
         if metrics["skipped"]:
             break
-    return {**metrics, **{name: first[name] for name in MISMATCH if name in first}}
+    return {**metrics, **first}
 
 
 def minibatches(batch: B, size: int, epochs: int, *, key: int) -> Iterator[B]:
