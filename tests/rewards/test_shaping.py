@@ -56,6 +56,13 @@ def test_the_price_of_kl_follows_its_target_by_a_fifth_a_horizon_at_most():
         assert price.beta == pytest.approx(0.05 * factor)
 
 
+@pytest.mark.parametrize("kl", [math.nan, math.inf, -math.inf])
+def test_a_kl_that_is_no_number_does_not_move_the_price(kl):
+    price = AdaptiveKL(0.05, target=6.0, horizon=100)
+    price.update(kl, 10)
+    assert price.beta == 0.05
+
+
 def test_without_a_horizon_the_price_is_fixed():
     price = AdaptiveKL(0.05)
     price.update(100.0, 1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,7 +55,7 @@ class AdaptiveKL:
         if self.horizon is not None:
             if n >= 5 * self.horizon:
                 raise ValueError(f"{n} episodes a step against a horizon of {self.horizon}: take a longer horizon")
-            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            error = min(max(kl / self.target - 1, -0.2), 0.2) if math.isfinite(kl) else 0.0  # else β is NaN for good
             self.beta *= 1 + error * n / self.horizon
 
     def state_dict(self) -> dict[str, float]:
