@@ -160,7 +160,7 @@ def test_sapo_gates_softly_and_lets_go_of_bad_tokens_sooner():
     assert at_ratio(1.0, -1.0, policy.sapo) == pytest.approx((2 / 1.05, 1))
     assert at_ratio(2.0, 1.0, policy.sapo)[1] == pytest.approx(-1.572896, abs=1e-5)
     sigmoid = 1 / (1 + math.exp(-1.05))
-    assert at_ratio(2.0, -1.0, policy.sapo)[1] == pytest.approx(8 * sigmoid * (1 - sigmoid))
+    assert at_ratio(2.0, -1.0, policy.sapo)[1] == pytest.approx(8 * sigmoid * (1 - sigmoid), rel=1e-12)  # τ in float64
     assert at_ratio(2.0, -1.0, policy.sapo)[1] < 1.572896
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from preferent.algorithms.said import drawn, observed, said
-from preferent.losses.means import over_budget
+from preferent.losses.means import over_replies
 from preferent.losses.policy import k1, reinforce
 from preferent.types import (
     Algorithm,
@@ -35,7 +35,6 @@ from preferent.types import (
 )
 
 Duel = tuple[Episode, Episode]  # the policy's reply and its opponent's
-over_replies = over_budget(length=1)
 
 
 @dataclass(frozen=True, slots=True)

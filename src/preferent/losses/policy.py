@@ -86,8 +86,9 @@ def sapo(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, *, up: floa
     A soft gate in place of clipping: its slope is 1 on-policy and falls off smoothly on both sides, faster downwards.
     """
     advantage = advantage.where(mask, 0)
-    steep = torch.where(advantage > 0, up, down)
-    gate = (steep * (token_ratio(logp, old, mask) - 1)).sigmoid() * 4 / steep
+    ratio = token_ratio(logp, old, mask)
+    steep = torch.full_like(ratio, down).masked_fill(advantage > 0, up)
+    gate = (steep * (ratio - 1)).sigmoid() * 4 / steep
     return -gate * advantage
 
 
