@@ -9,15 +9,22 @@ from preferent.runtime.track import rows as metrics_in
 SHORT = [*SMALL, "--lr", "1e-2", "--batch", "4", "--max-new-tokens", "6", "--schedule", "constant", "--warmup", "0"]
 
 
-def words(name):
+def words(name, cost=("--cost", reward("brief"))):
     data = written(kept() / "prompts-priced.jsonl", PROMPTS)
     more = {"ppo": ["--mini-batch", "2"], "grpo": ["--group", "3"]}[name]
-    said = [name, "--model", base(), "--data", data, "--reward", reward_models(), "--cost", reward("brief")]
+    said = [name, "--model", base(), "--data", data, "--reward", reward_models(), *cost]
     return [*said, "--cost-limit", "-0.2", "--cost-rate", "0.5", *more, *SHORT]
 
 
 def numbers(folder):
     return [{k: v for k, v in row.items() if k != "time"} for row in metrics_in(folder / "metrics.jsonl")]
+
+
+def test_an_ensemble_of_costs_is_averaged_however_rewards_are_combined(tmp_path):
+    twice = ["--cost", reward_models(), "--combine", "worst", "--end-penalty", "0"]
+    quietly(*words("grpo", cost=twice), "--steps", "1", "--out", tmp_path / "run")
+    (row,) = numbers(tmp_path / "run")
+    assert row["reward/plain"] < row["reward/cost"] - 1e-3
 
 
 def test_what_the_likeliest_replies_cost_does_not_move_the_price(tmp_path):

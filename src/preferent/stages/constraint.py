@@ -17,7 +17,9 @@ class CostOptions:
     """Cost."""
 
     cost: Annotated[
-        tuple[str, ...], "what must stay below --cost-limit in the mean, named as --reward is: a cost model, a function"
+        tuple[str, ...],
+        "what must stay below --cost-limit in the mean, named as --reward is: a cost model, a function; an ensemble's "
+        "members are averaged, whatever --combine says of rewards",
     ] = ()
     cost_limit: Annotated[float, "mean cost of a reply; to a model of --objective cost, harm begins at 0"] = 0.0
     cost_price: Annotated[float, "reward that a unit of cost is worth at first (λ)", Gt(0)] = 1.0
