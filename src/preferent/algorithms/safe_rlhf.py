@@ -85,7 +85,7 @@ class Multiplier:
 
     That is gradient ascent on λ·(E[c] - limit) in log λ, as in the paper (its J_C is E[c] + d, so d = -limit); a step
     moves λ by at most a factor e, and λ stays below ``MOST``. A step is a version of the weights: what is seen of one
-    adds up, however often it is asked about, and moves λ when the next one comes. Stateful.
+    adds up, and moves λ when the next comes. Stateful; what was under way ahead of a step counts again after going on.
     """
 
     limit: float
