@@ -212,3 +212,9 @@ def test_prompts_may_be_streamed_and_the_best_kept(data, tmp_path, capsys):
     assert len(told(tmp_path / "run")) == 2
     assert run(*command("spin", data), "--streaming", "--steps", "2", "--out", tmp_path / "spin") == 2
     assert "--move-every" in capsys.readouterr().err
+
+
+def test_demonstrations_may_be_streamed_to_self_play(data, tmp_path):
+    words = [*command("spin", data), "--streaming", "--steps", "2", "--move-every", "1"]
+    quietly(*words, "--eval-data", data["demos"], "--out", tmp_path / "run")
+    assert [row["skipped"] for row in told(tmp_path / "run")] == [0, 0]

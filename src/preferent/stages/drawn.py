@@ -108,6 +108,7 @@ def opened(
     one, of the reward model.
     """
     from preferent.data.load import load
+    from preferent.data.stream import StreamBatches
     from preferent.rewards.annotating import NoScore
     from preferent.stages import online, training
 
@@ -126,6 +127,8 @@ def opened(
             reward = constrained(reward, cost, tokenizer, device=device)
         truth = online.truth_of(judge, options.data, tokenizer, device=device) if judge else None
         batches = training.batched(rows, kind, options, template)
+        if isinstance(batches, StreamBatches):
+            batches.stream.collate = list  # as ``rows`` does
         steps = len(batches)
         learner = training.learner_of(model(policy, learned), options, updates=steps * updates, critic_lr=critic_lr)
         speaks, data = online.drawing_policy(policy, drawing), online.taken(batches, drawing)
