@@ -54,6 +54,23 @@ def test_answers_come_back_about_the_replies_that_were_drawn(tmp_path):
         assert "longer" in best.text
 
 
+def test_questions_that_read_alike_are_asked_once_and_all_answered(tmp_path):
+    """Other tokens may have the same text, and the answer is about each of them."""
+    engine = open_engine(tmp_path / "s.db")
+    add_annotator(engine, "ann")
+    noted = []
+    people = People(Campaign(engine, "c"), note=noted.extend)
+    first = Comparison(PROMPTS[0], (episode(PROMPTS[0], 5, text="short"), episode(PROMPTS[0], 6, text="much longer")))
+    other = Comparison(PROMPTS[0], (episode(PROMPTS[0], 7, text="much longer"), episode(PROMPTS[0], 8, text="short")))
+    with pytest.raises(Unanswered, match="1 of 1"):
+        people([first, other])
+    assert work(engine, "c", "ann", longer) == 1
+    answers = people([first, other])
+    best = {answer.comparison.options[answer.choice.index(1.0)].tokens for answer in answers}
+    assert (len(answers), best) == (2, {(6,), (7,)})
+    assert len(noted) == 1
+
+
 def test_replies_that_read_alike_are_not_asked_about_and_text_is_needed(tmp_path):
     people = People(Campaign(open_engine(tmp_path / "s.db"), "c"))
     assert people([]) == []

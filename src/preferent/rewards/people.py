@@ -25,25 +25,26 @@ class People:
     note: Callable[[Iterable[str]], None] = lambda ids: None  # told which judgements are about to be given
 
     def __call__(self, comparisons: Sequence[Asked], /) -> list[Preference[Prompt, Episode]]:
-        asked: dict[str, tuple[Asked, tuple[int, ...]]] = {}
+        asked: dict[str, list[tuple[Asked, tuple[int, ...]]]] = {}  # several may read alike
         shown: dict[str, Comparison[Any, Any]] = {}
         for comparison in comparisons:
             texts = tuple(option.text for option in comparison.options)
             if len(set(texts)) == len(texts):
                 said = Comparison(messages_of(comparison.context), texts)
                 item, places = item_of(said)
-                asked[item.id], shown[item.id] = (comparison, places), said
+                asked.setdefault(item.id, []).append((comparison, places))
+                shown[item.id] = said
         found: list[Preference[Prompt, Episode]] = []
         for answer in self.campaign(list(shown.values())) if shown else ():
-            comparison, places = asked[item_of(answer.comparison)[0].id]
-            options = tuple(comparison.options[place] for place in places)
-            found.append(
-                Preference(
-                    Comparison(comparison.context, options), answer.choice, answer.annotator, answer.strength,
-                    answer.both_bad, answer.judgements,
-                )
-            )  # fmt: skip
-        self.note(id for preference in found for id in preference.judgements)
+            for comparison, places in asked[item_of(answer.comparison)[0].id]:
+                options = tuple(comparison.options[place] for place in places)
+                found.append(
+                    Preference(
+                        Comparison(comparison.context, options), answer.choice, answer.annotator, answer.strength,
+                        answer.both_bad, answer.judgements,
+                    )
+                )  # fmt: skip
+        self.note(dict.fromkeys(id for preference in found for id in preference.judgements))
         return found
 
 
