@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from preferent.algorithms import objectives
-from preferent.algorithms.dpo import DPO, dpo, referred
+from preferent.algorithms.dpo import DPO, Referred, dpo, referred
 from preferent.algorithms.objectives import hinge, ipo
 from preferent.data.batches import Batches
 from preferent.data.comparisons import pairs
@@ -85,6 +85,8 @@ def test_a_tie_pulls_the_pair_back_together():
 def test_the_likelihood_term_is_that_of_the_better_replies():
     policy = Bigram()
     x = referred_of(replies_of([(2, (3, 5)), (1, (4, 2))]))
+    ones = torch.ones_like(x.pairs.choice)
+    x = replace(x, pairs=replace(x.pairs, choice=ones, weight=ones))
     loss = replace(DPO, likelihood=0.5)(policy, x)
     weight, mean = loss.terms["likelihood"]
     learn = x.pairs.replies.learn[x.pairs.better]
@@ -94,6 +96,24 @@ def test_the_likelihood_term_is_that_of_the_better_replies():
     _, _, told = trained(replace(DPO, likelihood=1.0))
     _, _, plain = trained(DPO)
     assert told[-1]["chosen"] > plain[-1]["chosen"]  # the likelihood holds the chosen up
+
+
+def test_the_likelihood_of_soft_labels_and_weights_by_hand():
+    """Replies of 3 and 1 tokens under a label of .75, and of 2 and 4 under a tie that weighs .1, whatever their order."""
+    first = preference(PROMPTS[0], reply(2, 3, END), reply(END), choice=(0.75, 0.25))
+    ties = [(reply(4, END), reply(2, 2, 3, END)), (reply(2, 2, 3, END), reply(4, END))]
+    policy, likely = Bigram(seed=1), replace(DPO, likelihood=1.0)
+    for tie in ties:
+        x = pairs([first, preference(PROMPTS[1], *tie, choice=(0.5, 0.5))])
+        x = replace(x, weight=torch.tensor([1.0, 0.1]))
+        nll, length = -policy.read(x.replies).logprobs.sum(-1), x.replies.learn.sum(-1)
+        batch = Referred(x, torch.zeros(x.replies.tokens.shape))
+        mean = likely(policy, batch).terms["likelihood"][1]
+        total = 0.75 * nll[0] + 0.25 * nll[1] + 0.1 * (nll[2] + nll[3]) / 2
+        torch.testing.assert_close(mean.total, total)
+        assert mean.count.item() == pytest.approx(0.75 * 3 + 0.25 * 1 + 0.1 * 3)
+        assert length.tolist()[:2] == [3, 1]
+        torch.testing.assert_close(likely.counts(batch)["likelihood"], mean.count)
 
 
 @pytest.mark.parametrize("budget", [1, 12, 1000])

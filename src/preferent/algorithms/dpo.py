@@ -1,7 +1,6 @@
 """Direct preference optimisation: learn from pairs, without sampling and without a reward model.
 
-Its relatives differ in two places only: what is read off a reply (``Side``), and the loss on the two sides of a pair.
-Each of them is a value; they stand in ``algorithms/objectives.py``.
+Its relatives, values in ``algorithms/objectives.py``, differ in what is read off a reply and in the loss on two sides.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import torch
 from torch import Tensor
 
 from preferent.losses import preference
-from preferent.losses.means import over_rows, over_tokens
-from preferent.types import Algorithm, Learner, Loss, Pairs, Policy, Reading
+from preferent.losses.means import over_rows
+from preferent.types import Algorithm, Learner, Loss, Mean, Pairs, Policy, Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +57,14 @@ class Objective:
 
     loss: PairLoss
     score: Callable[[Side], Tensor] = Side.ratio  # what the better side has more of once this has learned
-    likelihood: float = 0.0  # weight of the better replies' negative log-likelihood, averaged over tokens
+    likelihood: float = 0.0  # weight of the better replies' negative log-likelihood, averaged over their tokens
     referred: bool = True  # whether the reference is asked
     entropy: bool = False  # whether the loss looks at the policy's entropy
     prepare: Callable[[Learner[Policy], Referred], Referred] | None = None  # what has to be known of the whole step
 
     def counts(self, batch: Referred) -> Mapping[str, Tensor]:
         x = batch.pairs
-        return {"preference": x.weight.sum(), "likelihood": over_tokens.count(x.replies.learn[x.better])}
+        return {"preference": x.weight.sum(), "likelihood": preference.of_better(x.replies.learn.sum(-1), x)}
 
     def __call__(self, policy: Policy, batch: Referred) -> Loss:
         x, learn = batch.pairs, batch.pairs.replies.learn
@@ -74,7 +73,8 @@ class Objective:
         worse = Side(said, batch.reference, learn, x.worse, 1 - x.choice, -x.margin)
         terms = {"preference": (1.0, over_rows(self.loss(better, worse), x.weight))}
         if self.likelihood:
-            terms["likelihood"] = (self.likelihood, over_tokens(-said.logprobs[x.better], learn[x.better]))
+            each = (preference.of_better(of, x) for of in (-said.logprobs.where(learn, 0).sum(-1), learn.sum(-1)))
+            terms["likelihood"] = (self.likelihood, Mean(*each))
         chosen, rejected = self.score(better), self.score(worse)
         told = {"margin": chosen - rejected, "chosen": chosen, "rejected": rejected}
         right = preference.accuracy(chosen, rejected, x.weight, x.choice)

@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from torch.special import log_ndtr
 
 from preferent.losses.means import over_rows
-from preferent.types import Mean
+from preferent.types import Mean, Pairs
 
 Divergence = Literal["reverse", "forward", "jensen-shannon", "alpha"]
 MOST = 30.0  # where exp goes on as a straight line: squares of what is larger leave fp32
@@ -207,6 +207,11 @@ def accuracy(better: Tensor, worse: Tensor, weight: Tensor, choice: Tensor) -> M
     """How often the better one scores higher; equal scores count ½, pairs left undecided (choice ½) not at all."""
     right = (better > worse).float() + 0.5 * (better == worse).float()
     return over_rows(right, weight.where(choice != 0.5, 0))
+
+
+def of_better(each: Tensor, x: Pairs) -> Tensor:
+    """What the better replies have together of a quantity [r]: as the labels expect it, and as the pairs weigh."""
+    return (x.weight * (x.choice * each[x.better] + (1 - x.choice) * each[x.worse])).sum()
 
 
 def cross_entropy(logit: Tensor, flip: float | Tensor) -> Tensor:
