@@ -235,10 +235,10 @@ class Learner(Protocol[M_co]):
     def model(self) -> M_co: ...
 
     @property
-    def version(self) -> int: ...  # updates made; randomness is keyed by it, so that a resumed run draws the same
-
+    def version(self) -> int: ...  # updates, made or skipped; keys randomness, so that a resumed run draws the same
     # Both cut the batch between prompts, by a token budget, and share it among ranks; ``update`` then makes one step.
     def update(self, batch: B, objective: Objective[M_co, B]) -> Metrics: ...
+    def skip(self) -> Metrics: ...  # a step with nothing to learn from: only the version moves on
     def map(self, batch: B, f: Callable[[M_co, B], Out]) -> Out: ...  # no gradients, results in order
     def weights(self) -> Mapping[str, Tensor]: ...
 

@@ -99,7 +99,7 @@ def test_the_likelihood_term_is_that_of_the_better_replies():
 
 
 def test_the_likelihood_of_soft_labels_and_weights_by_hand():
-    """Replies of 3 and 1 tokens under a label of .75, and of 2 and 4 under a tie that weighs .1, whatever their order."""
+    """Replies of 3 and 1 tokens under a label of .75, and of 2 and 4 a tie that weighs .1, in either order."""
     first = preference(PROMPTS[0], reply(2, 3, END), reply(END), choice=(0.75, 0.25))
     ties = [(reply(4, END), reply(2, 2, 3, END)), (reply(2, 2, 3, END), reply(4, END))]
     policy, likely = Bigram(seed=1), replace(DPO, likelihood=1.0)

@@ -8,19 +8,21 @@ import torch
 from bandit import BETA, PROMPTS, QUESTION, REWARD, best, by_token, distance, many_fives, said
 from preferent.algorithms import objectives
 from preferent.algorithms.answers import at_once, in_pairs, referred
+from preferent.algorithms.nash_md import nash_md
 from preferent.algorithms.online_dpo import online_dpo
 from preferent.algorithms.raft import raft, top
 from preferent.algorithms.rso import HINGE, accepted, rso
 from preferent.algorithms.said import said as asked
 from preferent.algorithms.tr_dpo import following
 from preferent.algorithms.wpo import weighted
+from preferent.algorithms.xpo import exploring, xpo
 from preferent.data.comparisons import pairs
 from preferent.models.policy import Follower
 from preferent.rewards.annotating import NoScore, Once, Rewarded, extremes, hard, soft
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.stages.objective import builders
 from preferent.testing import Bigram, ToySampler
-from preferent.types import Comparison, Preference, Score
+from preferent.types import Comparison, Preference, Prompt, Score
 
 
 def started(lr=0.1, steps=100):
@@ -143,12 +145,52 @@ def test_only_answers_are_learned_from_and_without_any_a_step_is_skipped():
     sampler = ToySampler(policy)
     (step,) = online_dpo(learner, reference, sampler, turns, [PROMPTS])
     assert step["skipped"] == 1
-    assert learner.version == 0
     assert torch.equal(policy.next.weight, before)
     (step,) = online_dpo(learner, reference, sampler, at_last, [PROMPTS])
     assert step["skipped"] == 0
     assert step["answered"] == pytest.approx(2 / len(PROMPTS))
-    assert learner.version == 1
+    assert learner.version == 2
+
+
+class Noted(ToySampler):
+    """Keeps what it drew."""
+
+    def sample(self, prompts, n):
+        groups = super().sample(prompts, n)
+        self.drew = [*getattr(self, "drew", []), [episode.tokens for group in groups for episode in group]]
+        return groups
+
+
+def nobody(_):
+    return []
+
+
+def in_vain(method, learner, policy, steps):
+    """What is drawn in steps that have nothing to learn from, and what the steps say."""
+    prompts, sampler, other = [[Prompt((2,))]] * steps, Noted(policy), ToySampler(policy, seed=1)
+    told = {
+        "online dpo": lambda: online_dpo(learner, policy, sampler, nobody, prompts),
+        "raft": lambda: raft(learner, policy, sampler, many_fives, prompts, keep=partial(top, least=100.0)),
+        "rso": lambda: rso(learner, Follower(policy), sampler, many_fives, nobody, prompts),
+        "xpo": lambda: xpo(learner, Follower(policy), sampler, other, nobody, prompts, objective=exploring()),
+        "nash-md": lambda: nash_md(learner, policy, sampler, other, nobody, prompts),
+    }[method]()
+    return list(told), sampler.drew
+
+
+@pytest.mark.parametrize("method", ["online dpo", "raft", "rso", "xpo", "nash-md"])
+def test_after_a_step_with_nothing_to_learn_from_a_prompt_gets_other_replies_and_a_resumed_run_the_same(method):
+    policy, _, learner = started()
+    before = policy.next.weight.detach().clone()
+    told, drew = in_vain(method, learner, policy, 6)
+    assert [step["skipped"] for step in told] == [1] * 6
+    assert torch.equal(policy.next.weight, before)
+    assert len({tuple(each) for each in drew}) >= 5  # by chance some are alike
+    _, _, again = started()
+    _, first = in_vain(method, again, policy, 2)
+    _, _, resumed = started()
+    resumed.load_state_dict(again.state_dict())
+    assert first + in_vain(method, resumed, policy, 4)[1] == drew
 
 
 # --- a reward as an annotator ------------------------------------------------------------------------
@@ -218,7 +260,6 @@ def test_what_is_imitated_is_the_best_that_is_good_enough():
     (step,) = raft(learner, reference, ToySampler(policy), many_fives, [PROMPTS], keep=keep)
     assert step["skipped"] == 1
     assert step["kept"] == 0
-    assert learner.version == 0
 
 
 # --- statistical rejection sampling ------------------------------------------------------------------

@@ -161,7 +161,7 @@ def test_nash_md_beats_its_opponent_and_skips_a_step_without_answers():
     (step,) = nash_md(learner, reference, ToySampler(policy), opponent, lambda _: [], [PROMPTS[:2]])
     assert step["skipped"] == 1
     assert step["answered"] == 0
-    assert learner.version == 40
+    assert learner.version == 41
 
 
 def test_a_duels_chance_is_that_of_the_policys_own_reply():

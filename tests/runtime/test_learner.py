@@ -334,7 +334,11 @@ def test_a_step_that_gives_no_number_is_skipped_and_its_batch_written_down(tmp_p
     held = load_file(path)
     assert held["replies.tokens"].equal(x.tokens)
     torch.testing.assert_close(held["advantage"], batch.advantage, equal_nan=True)
+    assert learner.stuck
+    assert learner.skip() == {"skipped": 1}
+    assert learner.stuck  # a step with nothing to learn from tells nothing new
     assert learner.update(x, Likelihood())["skipped"] == 0  # and it goes on
+    assert not learner.stuck
 
 
 def test_a_batch_whose_fields_share_memory_is_written_down_too(tmp_path):

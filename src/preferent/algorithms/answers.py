@@ -35,10 +35,11 @@ def learned(
     """One update on the answers. Where there are none, the step is skipped, and the policy stays as it is."""
     asked = [comparison for group in of.groups for comparison in asking(different(group))]
     opinions = annotator(asked) if asked else []
-    metrics: Metrics = {"skipped": 1.0}
     if opinions:
         batch = referred(of, opinions)
         metrics = learner.update(objective.prepare(learner, batch) if objective.prepare else batch, objective)
+    else:
+        metrics = learner.skip()
     return {**metrics, "answered": answered(opinions, asked)}
 
 

@@ -81,7 +81,7 @@ def nash_md(
         of = said(learner, reference, [group for group in known if group] or own, recompute=recompute)
         metrics = observed(of, watched)
         if not chances:
-            yield {"skipped": 1.0, **metrics, **answered}
+            yield {**learner.skip(), **metrics, **answered}
             continue
         won = torch.tensor([chances[id(episode)] for group in of.groups for episode in group])
         paid = tau * k1(of.old, of.reference).where(of.replies.learn, 0)

@@ -49,8 +49,10 @@ def raft(
         scores = marks.scores.view(-1, n).tolist()
         kept = [[(group[i], own[i]) for i in keep(finite(own))] for group, own in zip(groups, scores, strict=True)]
         chosen = [score for group in kept for _, score in group]
-        learned, worth = {"skipped": 1.0}, {"kept": len(chosen) / len(marks.scores)}
+        worth = {"kept": len(chosen) / len(marks.scores)}
         if chosen:
             worth["reward_kept"] = sum(chosen) / len(chosen)
-            learned = dict(learner.update(episodes([[e for e, _ in group] for group in kept if group]), objective))
+            learned = learner.update(episodes([[e for e, _ in group] for group in kept if group]), objective)
+        else:
+            learned = learner.skip()
         yield {**learned, **observed(of, marks, on_policy=source is None), **worth}

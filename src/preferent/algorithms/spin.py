@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from preferent.algorithms.dpo import DPO, Objective, referred
 from preferent.algorithms.rollouts import Opponent
 from preferent.data.comparisons import pairs
-from preferent.types import Algorithm, Comparison, Demonstration, Learner, Metrics, Policy, Preference, Reply, Sampler
+from preferent.types import Algorithm, Comparison, Demonstration, Learner, Policy, Preference, Reply, Sampler
 
 
 def spin(
@@ -32,7 +32,8 @@ def spin(
             for row, reply in zip(rows, said, strict=True)
             if row.reply.tokens != reply.tokens
         ]
-        learned: Metrics = {"skipped": 1.0}
         if opinions:
             learned = learner.update(referred(learner, reference, pairs(opinions), objective), objective)
+        else:
+            learned = learner.skip()
         yield {**learned, "length": sum(len(reply.tokens) for reply in said) / len(said)}

@@ -23,7 +23,7 @@ def following(
 ) -> Algorithm:
     """The same steps; after each ``every`` updates the reference goes ``share`` of the way to the policy.
 
-    Around online DPO, a share of 1 is iterated DPO. A step without an update moves nothing.
+    Around online DPO, a share of 1 is iterated DPO. A step that had nothing to learn from counts, too.
     """
     before = learner.version
     for metrics in steps:

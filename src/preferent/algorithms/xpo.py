@@ -27,7 +27,6 @@ from preferent.types import (
     Comparison,
     Episode,
     Learner,
-    Metrics,
     Policy,
     Preference,
     Prompt,
@@ -70,10 +69,11 @@ def xpo(
         # Where both say the same nothing is compared, but it is still the reference's reply.
         alike = [Preference(Comparison(a.prompt, (a, b)), (0.5, 0.5)) for a, b in duels if a.tokens == b.tokens]
         opinions = [*answers, *alike]
-        learned: Metrics = {"skipped": 1.0}
         if opinions:
             batch = sided(referred(of, opinions), opinions, {id(a) for a, _ in duels})
             learned = learner.update(batch, objective)
+        else:
+            learned = learner.skip()
         yield {**learned, **metrics, "answered": answered(answers, asked)}
 
 

@@ -164,6 +164,12 @@ class LocalLearner(Generic[N]):
             )
         log.warning("Update %d skipped: loss %g, gradient norm %g.%s", self.version, loss, norm, where)
 
+    def skip(self) -> Metrics:
+        """A step with nothing to learn from: what is drawn next is drawn with other noise."""
+        self.last_bad += self.stuck  # which it stays
+        self.version += 1
+        return {"skipped": 1.0}
+
     def measure(self, batches: Iterable[B], objective: Objective[N, B]) -> Metrics:
         """The objective's terms and metrics over held-out batches, without gradients and without an update."""
         said: dict[str, Mean] = {}

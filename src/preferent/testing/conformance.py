@@ -183,6 +183,8 @@ def check_learner(
     expect(moved, "the update changed no weight")
     for name, weight in whole.weights().items():
         same(cut.weights()[name], weight, tolerance, f"cut into parts, the batch gives another update of {name}")
+    whole.skip()
+    expect(whole.version == before + 2, "a step that is skipped must raise the version by one, too")
 
 
 def check_alone(f: Callable[[Replies], Tensor], batch: Replies, tolerance: float, what: str) -> None:
