@@ -373,6 +373,25 @@ def test_aot_compares_sorted_differences_in_value_and_gradient_however_the_step_
     assert not torch.allclose(got, one_by_one)
 
 
+def test_a_tie_has_no_rank_in_aot_in_whichever_order_its_options_stand():
+    """It has no offset, and the others' are those of a step without it."""
+    learner = local_learner(Bigram(seed=1), lr=0.1)
+    tie = [reply(2, 3, END), reply(4, 5, 6, END)]
+    rows = [
+        preference(PROMPTS[1], reply(2, 3, END), reply(END)),
+        preference(Prompt((6,)), reply(4, END), reply(2, 2, 3, END)),
+        preference(Prompt((7,)), reply(5, 5, END), reply(3, END)),
+        preference(Prompt((7, 2)), reply(6, 4, 4, END), reply(2, END)),
+    ]
+    offsets = []
+    for options in (tie, tie[::-1], None):
+        own = [preference(PROMPTS[0], *options, choice=(0.5, 0.5))] if options else []
+        x = referred(learner, Bigram(seed=2).frozen(), pairs([*own, *rows]), aot(beta=1.0))
+        offsets.append(x.pairs.margin.tolist())
+    assert offsets[0] == offsets[1] == [0.0, *offsets[2]]
+    assert any(offsets[2])
+
+
 def test_aot_of_one_pair_is_dpo():
     one = pairs(ROWS[:1])
     losses = []

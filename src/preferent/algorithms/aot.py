@@ -25,7 +25,7 @@ def matched(learner: Learner[Policy], batch: Referred, *, beta: float) -> Referr
     """The batch, each pair with the reference's difference of its own rank, as an offset to the one of its own.
 
     -logσ(β(Δ - Δ_ref of its rank)) is DPO with an offset of β·(Δ_ref of its rank - Δ_ref of its own). Ranks are over
-    the whole step and have no gradient, so the step may be cut anywhere.
+    the whole step and have no gradient, so the step may be cut anywhere. Ties have no rank, and stay as in DPO.
     """
     x = batch.pairs
 
@@ -33,7 +33,9 @@ def matched(learner: Learner[Policy], batch: Referred, *, beta: float) -> Referr
         return logp[x.better] - logp[x.worse]
 
     said = learner.map(x.replies, lambda policy, cut: policy.read(cut).logprobs.sum(-1)).to(x.weight.device)
+    told = x.choice != 0.5  # a tie's difference has the sign of the order in which its options stand
     own = difference(batch.reference.sum(-1))
-    ranked = own.new_empty(own.shape)
-    ranked[difference(said).argsort(stable=True)] = own.sort().values
+    ranked = own.clone()
+    places = told.nonzero().squeeze(-1)[difference(said)[told].argsort(stable=True)]
+    ranked[places] = own[told].sort().values
     return replace(batch, pairs=replace(x, margin=beta * (ranked - own)))
