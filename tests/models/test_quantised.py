@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -10,14 +11,16 @@ import torch
 from preferent.algorithms.sft import Likelihood
 from preferent.config import UsageError
 from preferent.models.load import actor_critic, load_policy, load_scorer, save
-from preferent.models.policy import LanguagePolicy
+from preferent.models.policy import Follower, LanguagePolicy
 from preferent.models.probe import can_share, can_use_own_head
 from preferent.models.quantised import bitsandbytes, in_four_bits
 from preferent.models.recompute import recompute_layers
 from preferent.models.scratch import Size, new_model
 from preferent.runtime.learner import local_learner
 from preferent.sampling.local import LocalSampler
-from preferent.stages import merge
+from preferent.stages import merge, training
+from preferent.stages.anchor import another
+from preferent.stages.options import ModelOptions
 from preferent.types import Prompt
 from toys import replies_of, tokenizer
 
@@ -118,6 +121,16 @@ def test_merging_adds_the_adapter_to_the_whole_base(whole, tmp_path):
     expected = base[f"model.{name}.weight"] + 32.0 / 4 * b @ a
     assert torch.allclose(merged[f"model.{name}.weight"], expected, atol=1e-6)
     assert not torch.equal(merged[f"model.{name}.weight"], base[f"model.{name}.weight"])
+
+
+@needs_bitsandbytes
+def test_a_reference_of_the_same_name_is_the_policy_as_it_starts_in_four_bits_too(whole):
+    how = ModelOptions(model=str(whole), device="cpu", lora=4, load_4bit=True, dtype="float32")
+    policy = training.policy_of(how, seed=0)
+    for reference in (another(str(whole), "--reference", how, policy), Follower(policy)):
+        assert reference.read(X).logprobs.equal(policy.frozen().read(X).logprobs)
+    other = another(str(whole), "--reference", replace(how, lora=0, load_4bit=False), policy)
+    assert not other.read(X).logprobs.equal(policy.frozen().read(X).logprobs)
 
 
 @needs_bitsandbytes

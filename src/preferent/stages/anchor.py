@@ -75,14 +75,14 @@ def refuse_reference(follow: ReferenceOptions, anchor: AnchorOptions, *, referre
 
 
 def another(name: str, flag: str, how: ModelOptions, beside: LanguagePolicy) -> LanguagePolicy:
-    """A model of its own, that nobody trains, at the policy's temperature.
+    """A model of its own, that nobody trains, at the policy's temperature; in four bits where the policy is.
 
     Raises UsageError where it makes other tokens of a text than the policy beside it.
     """
     from preferent.rewards.load import same_text
     from preferent.stages import training
 
-    plain = replace(how, model=name, lora=0, load_4bit=False)
+    plain = replace(how, model=name, lora=how.lora if how.load_4bit else 0)  # a new adapter says nothing yet
     other = training.policy_of(plain, seed=0, temperature=beside.temperature).requires_grad_(False).eval()
     if not same_text(other.tokenizer, beside.tokenizer):
         raise UsageError(
