@@ -378,7 +378,7 @@ def test_a_tie_has_no_rank_in_aot_in_whichever_order_its_options_stand():
     learner = local_learner(Bigram(seed=1), lr=0.1)
     tie = [reply(2, 3, END), reply(4, 5, 6, END)]
     rows = [
-        preference(PROMPTS[1], reply(2, 3, END), reply(END)),
+        preference(Prompt((2, 5)), reply(2, 3, END), reply(END)),
         preference(Prompt((6,)), reply(4, END), reply(2, 2, 3, END)),
         preference(Prompt((7,)), reply(5, 5, END), reply(3, END)),
         preference(Prompt((7, 2)), reply(6, 4, 4, END), reply(2, END)),
