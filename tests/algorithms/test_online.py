@@ -287,6 +287,18 @@ def test_a_round_that_accepts_too_few_is_followed_by_another_among_those_left():
     assert accepted([5.0], 2, beta=1.0, key=key) == [0]
 
 
+def test_a_reward_that_gives_no_number_accepts_nothing():
+    """Not by its place, where other replies have scores, either: those accepted may all have one."""
+    policy, _, learner = started()
+
+    def partly(episodes):
+        return [Score(float("nan") if i == 7 else 0.0) for i in range(len(episodes))]
+
+    rows = [[QUESTION]]
+    with pytest.raises(NoScore, match="expected finite numbers"):
+        list(rso(learner, Follower(policy), ToySampler(policy), partly, Rewarded(by_token), rows))
+
+
 @pytest.mark.parametrize("objective", [objectives.dpo(beta=BETA), HINGE])
 def test_rso_raises_the_reward_and_with_soft_labels_reaches_the_best_policy(objective):
     policy, _, learner = started(lr=0.1, steps=100)

@@ -21,6 +21,7 @@ from preferent.algorithms.dpo import Objective, on
 from preferent.algorithms.rollouts import Opponent, scored
 from preferent.algorithms.said import drawn, observed, said
 from preferent.losses import preference
+from preferent.rewards.annotating import finite
 from preferent.types import Algorithm, Annotator, Comparison, Episode, Learner, Policy, Prompt, Reward, Sampler
 
 HINGE = Objective(on(partial(preference.hinge, beta=0.05)))
@@ -52,7 +53,7 @@ def rso(
         scores, parts = scored(reward, [episode for group in groups for episode in group])
         key = torch.Generator().manual_seed(seed + learner.version)
         kept = [
-            [group[i] for i in accepted(own, config.accept, beta=config.tilt, key=key)]
+            [group[i] for i in accepted(finite(own), config.accept, beta=config.tilt, key=key)]
             for group, own in zip(groups, scores.view(len(groups), -1).tolist(), strict=True)
         ]
         of = said(learner, reference, kept)
@@ -71,7 +72,6 @@ def accepted(scores: Sequence[float], k: int, *, beta: float, key: torch.Generat
         most = max(scores[place] for place in left)
         chances = torch.rand(len(left), generator=key).tolist()
         new = [p for p, chance in zip(left, chances, strict=True) if chance < exp((scores[p] - most) / beta)]
-        new = new or left  # the highest is always accepted, unless it is no number, which whoever labels refuses
         taken += new[: k - len(taken)]
         left = [place for place in left if place not in taken]
     return taken
