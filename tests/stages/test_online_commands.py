@@ -218,3 +218,10 @@ def test_demonstrations_may_be_streamed_to_self_play(data, tmp_path):
     words = [*command("spin", data), "--streaming", "--steps", "2", "--move-every", "1"]
     quietly(*words, "--eval-data", data["demos"], "--out", tmp_path / "run")
     assert [row["skipped"] for row in told(tmp_path / "run")] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["online dpo", "spin", "rso"])
+def test_odpo_is_refused_where_pairs_have_no_margins(name, data, tmp_path, capsys):
+    for words in (["odpo"], ["dpo=.5", "--objective", "odpo=.5"]):
+        assert run(*command(name, data), "--objective", *words, "--out", tmp_path / "run") == 2
+        assert "pairs made here have none" in capsys.readouterr().err

@@ -86,6 +86,12 @@ def objective_of(options: PairOptions) -> Objective:
     return weighted(objective) if options.weigh else objective
 
 
+def refuse_margins(options: PairOptions) -> None:
+    """Raise UsageError for an objective that reads the data's margins, where pairs are made on the way and have none."""
+    if "odpo" in dict(weighed_names(options.objective)):
+        raise UsageError("--objective odpo reads the margins of the data's pairs; pairs made here have none. Take dpo.")
+
+
 def defaults(options: PairOptions) -> dict[str, str]:
     """What the words mean whose value is none: the objectives' own."""
     every = builders()

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from preferent.config import UsageError, group
 from preferent.stages.anchor import AnchorOptions, ReferenceOptions, refuse_reference
 from preferent.stages.judging import JudgeOptions, annotator_of, refuse_nobody, waiting
-from preferent.stages.objective import PairOptions, objective_of
+from preferent.stages.objective import PairOptions, objective_of, refuse_margins
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def run(options: Options, *, title: str = "online DPO") -> None:
     from preferent.rewards.annotating import Once
     from preferent.stages import drawn
 
+    refuse_margins(options.loss)
     objective, pairs, follow, judge = objective_of(options.loss), options.pairs, options.reference, options.judge
     refuse_reference(follow, options.anchor, referred=objective.referred)
     reads = [*refuse_two_judges(options), *options.anchor.reads]

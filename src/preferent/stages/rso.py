@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from preferent.algorithms.rso import Config
 from preferent.config import group
-from preferent.stages.objective import PairOptions, objective_of
+from preferent.stages.objective import PairOptions, objective_of, refuse_margins
 from preferent.stages.online import RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -50,6 +50,7 @@ def run(options: Options, *, title: str = "RSO") -> None:
     from preferent.rewards.annotating import Once, Rewarded, hard, soft
     from preferent.stages import drawn
 
+    refuse_margins(options.loss)
     objective = objective_of(options.loss)
     with drawn.opened(options, options.reward) as parts:
         reference = Follower(parts.policy)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from annotated_types import Gt
 
 from preferent.config import UsageError, group
-from preferent.stages.objective import PairOptions, objective_of
+from preferent.stages.objective import PairOptions, objective_of, refuse_margins
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def run(options: Options, *, title: str = "SPIN") -> None:
     from preferent.models.policy import Follower
     from preferent.stages import drawn, training
 
+    refuse_margins(options.loss)
     objective = objective_of(options.loss)
     with drawn.opened(options, None, kind="demonstrations") as parts:
         reference = Follower(parts.policy)
