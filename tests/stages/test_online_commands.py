@@ -225,3 +225,12 @@ def test_odpo_is_refused_where_pairs_have_no_margins(name, data, tmp_path, capsy
     for words in (["odpo"], ["dpo=.5", "--objective", "odpo=.5"]):
         assert run(*command(name, data), "--objective", *words, "--out", tmp_path / "run") == 2
         assert "pairs made here have none" in capsys.readouterr().err
+
+
+def test_a_policy_that_judges_itself_pays_for_replies_that_do_not_end(data, tmp_path):
+    words = [*command("judging itself", data), "--max-new-tokens", "1", "--steps", "1"]
+    for penalty in ("0", "100"):
+        quietly(*words, "--end-penalty", penalty, "--out", tmp_path / penalty)
+    (free,), (dear,) = (told(tmp_path / penalty) for penalty in ("0", "100"))
+    assert free["ended"] < 1
+    assert free["reward"] - dear["reward"] == pytest.approx(100 * (1 - free["ended"]), rel=1e-3)

@@ -125,6 +125,7 @@ def refuse_two_judges(options: Options) -> list[str]:
 
 def itself(options: Options, parts: Parts, reference: Policy) -> tuple[Reward | None, dict[str, Policy]]:
     """The reward within the reference, which is the policy as it was when it was last moved; and what that holds."""
+    from preferent.rewards.combined import EndRewarded
     from preferent.rewards.implicit import ImplicitReward
     from preferent.stages.anchor import another
 
@@ -132,4 +133,6 @@ def itself(options: Options, parts: Parts, reference: Policy) -> tuple[Reward | 
     if how.self_reward is None:
         return None, {}
     base = another(how.self_reward, "--self-reward", options.model, parts.policy)
-    return ImplicitReward(parts.learner, reference, base, how.self_beta, how.self_cost), {"judged against": base}
+    own = ImplicitReward(parts.learner, reference, base, how.self_beta, how.self_cost)
+    penalty = options.judge.end_penalty
+    return EndRewarded(own, penalty) if penalty else own, {"judged against": base}
