@@ -23,6 +23,7 @@ from preferent.runtime.learner import Schedule, local_learner
 from preferent.stages.objective import builders
 from preferent.testing import Bigram, ToySampler
 from preferent.types import Comparison, Preference, Prompt, Score
+from toys import referred_of, replies_of
 
 
 def started(lr=0.1, steps=100):
@@ -285,6 +286,12 @@ def test_a_round_that_accepts_too_few_is_followed_by_another_among_those_left():
     key = torch.Generator().manual_seed(0)
     assert accepted([0.0, 900.0, -900.0], 3, beta=1.0, key=key) == [1, 0, 2]
     assert accepted([5.0], 2, beta=1.0, key=key) == [0]
+
+
+def test_rsos_own_loss_is_the_hinge_of_the_command():
+    policy, x = Bigram(seed=1), referred_of(replies_of([(2, (3, 5)), (1, (4, 2))]))
+    ours, theirs = (each(policy, x).terms["preference"][1].total for each in (HINGE, objectives.hinge()))
+    assert torch.equal(ours, theirs)
 
 
 def test_a_reward_that_gives_no_number_accepts_nothing():

@@ -24,7 +24,7 @@ from preferent.losses import preference
 from preferent.rewards.annotating import finite
 from preferent.types import Algorithm, Annotator, Comparison, Episode, Learner, Policy, Prompt, Reward, Sampler
 
-HINGE = Objective(on(partial(preference.hinge, beta=0.05)))
+HINGE = Objective(on(partial(preference.hinge, beta=0.1)))
 
 
 @dataclass(frozen=True, slots=True)
