@@ -170,14 +170,20 @@ def test_mixtures_hold_judgements_of_all_their_parts(tmp_path: Path, template: T
     assert all(batch.others is not None for batch in batches)
 
 
-def test_of_a_stream_the_other_replies_are_those_of_the_batch(tmp_path: Path, template: Template) -> None:
+def test_of_a_stream_the_other_replies_are_those_of_the_batch(
+    tmp_path: Path, template: Template, caplog: pytest.LogCaptureFixture
+) -> None:
     source = file_of(tmp_path, [thumb(i) for i in range(6)])
     rows = list(islice(stream(source, template, "rated", buffer=1), 3))
     x = Streamed(longest=60)(rows)
     assert x.others is not None
     own = groups_of(x.replies)
     assert groups_of(x.others) == [own[1], own[2], own[0]]
+    assert not caplog.text
+    assert Streamed(others=False)(rows[:1]).others is None
+    assert not caplog.text
     assert Streamed()(rows[:1]).others is None
+    assert "1 judgements of a step are all of one prompt" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["llamafactory_demos/kto_en", "gsm8k/model_solutions", "truthfulqa/answers_truth"])

@@ -7,6 +7,7 @@ with its own prompt and once with another, so that both kinds are the same repli
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
@@ -25,6 +26,11 @@ from preferent.types import Prompt, Replies, Reply
 
 Judgement = Unpaired[Prompt, Reply] | Opinion
 LONE = "all rows have the same prompt, and what is expected of a reply is measured on replies to other prompts"
+ALONE = (
+    "The %d judgements of a step are all of one prompt, so that nothing shows what is expected of a reply: z₀ is 0 "
+    "there. A larger --batch, or rows in another order, mends that."
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,8 @@ class Streamed:
 
     def __call__(self, rows: Sequence[Judgement]) -> Rated:
         groups = comparisons.by_prompt(rows, prompt_of)
+        if self.others and len(groups) < 2:
+            log.warning(ALONE, len(rows))
         return Collate(self.longest)(Neighbours(groups, self.others))
 
 
