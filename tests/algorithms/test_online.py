@@ -18,7 +18,8 @@ from preferent.algorithms.wpo import weighted
 from preferent.algorithms.xpo import exploring, xpo
 from preferent.data.comparisons import pairs
 from preferent.models.policy import Follower
-from preferent.rewards.annotating import NoScore, Once, Rewarded, extremes, hard, soft
+from preferent.rewards.annotating import Once, Rewarded, extremes, hard, soft
+from preferent.rewards.finite import NoScore
 from preferent.runtime.learner import Schedule, local_learner
 from preferent.stages.objective import builders
 from preferent.testing import Bigram, ToySampler

@@ -14,7 +14,7 @@ from preferent.algorithms.rollouts import Source, marked
 from preferent.algorithms.said import drawn, observed, said
 from preferent.algorithms.sft import Likelihood
 from preferent.data.collate import episodes
-from preferent.rewards.annotating import finite
+from preferent.rewards.finite import finite
 from preferent.types import Algorithm, Learner, Policy, Prompt, Reward, Sampler
 
 Keep = Callable[[Sequence[float]], list[int]]  # scores of a prompt's replies → places of those to imitate

@@ -21,7 +21,7 @@ from preferent.algorithms.dpo import Objective, on
 from preferent.algorithms.rollouts import Opponent, scored
 from preferent.algorithms.said import drawn, observed, said
 from preferent.losses import preference
-from preferent.rewards.annotating import finite
+from preferent.rewards.finite import finite
 from preferent.types import Algorithm, Annotator, Comparison, Episode, Learner, Policy, Prompt, Reward, Sampler
 
 HINGE = Objective(on(partial(preference.hinge, beta=0.1)))

@@ -6,13 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from preferent.rewards.finite import finite
 from preferent.types import Comparison, Episode, Preference, Prompt, Reward, Score
 
 Chance = Callable[[float], float]  # of a difference of scores: the probability that the first reply is better
-
-
-class NoScore(ValueError):
-    """A reward gave what is not a number: nothing is better or worse than that."""
 
 
 def hard(gap: float) -> float:
@@ -46,13 +43,6 @@ class Rewarded:
             options = comparison.options[first], comparison.options[second]
             answers.append(Preference(Comparison(comparison.context, options), (better, 1 - better), self.name))
         return answers
-
-
-def finite(scores: Sequence[float], name: str = "the reward") -> Sequence[float]:
-    """The scores. Raises NoScore where one is not finite."""
-    if not all(map(math.isfinite, scores)):
-        raise NoScore(f"{name} gave {list(scores)} to replies that should be compared; expected finite numbers.")
-    return scores
 
 
 def extremes(scores: Sequence[float]) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def opened(
     """
     from preferent.data.load import load
     from preferent.data.stream import StreamBatches
-    from preferent.rewards.annotating import NoScore
+    from preferent.rewards.finite import NoScore
     from preferent.stages import online, training
 
     def rows(*how: Any) -> Loaded[Any]:

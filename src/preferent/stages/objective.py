@@ -87,7 +87,7 @@ def objective_of(options: PairOptions) -> Objective:
 
 
 def refuse_margins(options: PairOptions) -> None:
-    """Raise UsageError for an objective that reads the data's margins, where pairs are made on the way and have none."""
+    """Raise UsageError for an objective that reads margins, which pairs made on the way do not have."""
     if "odpo" in dict(weighed_names(options.objective)):
         raise UsageError("--objective odpo reads the margins of the data's pairs; pairs made here have none. Take dpo.")
 
