@@ -5,7 +5,7 @@ import tempfile
 
 import pytest
 import torch
-from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, older, quietly, reward, run, written
+from tiny_runs import DEMOS, PROMPTS, SMALL, base, kept, left, older, quietly, reward, rows_of, run, written
 
 from preferent.feedback.asking import work
 from preferent.feedback.records import Choice
@@ -130,10 +130,23 @@ def answer_all(store, campaign):
 
 def test_people_are_asked_through_a_store_and_the_run_goes_on_when_they_have_answered(data, tmp_path, capsys):
     store = tmp_path / "answers.db"
-    words = ["online-dpo", "--data", data["prompts"], "--annotator", store, "--model", base(), *SHORT]
+    words = [
+        "online-dpo",
+        "--data",
+        data["prompts"],
+        "--annotator",
+        "people",
+        "--store",
+        store,
+        "--model",
+        base(),
+        *SHORT,
+    ]
     words += ["--steps", "2", "--save-every", "1", "--out", tmp_path / "asked", "--campaign", "round"]
     assert run(*words) == 3
-    assert "0 of 6 questions of this step are answered" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f'0 of 6 questions of this step are answered in the campaign "round" in {store}; 6 wait' in said
+    assert str(tmp_path / "asked" / "asked.jsonl") in said
     assert run(*words, "--resume") == 3
     capsys.readouterr()
     assert answer_all(store, "round") == 6  # asked twice, and there once
@@ -149,6 +162,51 @@ def test_people_are_asked_through_a_store_and_the_run_goes_on_when_they_have_ans
     named, broken = judgements(trace(tmp_path / "asked"))
     assert (set(named), len(named), broken) == (kept, 12, [])
     assert not same(tmp_path / "asked", base())
+
+
+@pytest.mark.parametrize("name", ["online-dpo", "xpo", "nash-md"])
+def test_people_may_answer_elsewhere_and_by_default_the_store_is_in_the_run(name, data, tmp_path, capsys):
+    """The step's questions are in asked.jsonl, and what is imported into the campaign finds them."""
+    out = tmp_path / "alone"
+    words = [name, "--data", data["prompts"], "--annotator", "people", "--model", base(), *SHORT, "--steps", "1"]
+    assert run(*words, "--out", out) == 3
+    assert f'campaign "alone" in {out}/judgements.db' in capsys.readouterr().err
+    rows = [(row["prompt"], *row["completions"]) for row in rows_of(out / "asked.jsonl")]
+    said = [{"prompt": about, "chosen": a, "rejected": b, "annotator": "Ada"} for about, a, b in rows]
+    answers = written(tmp_path / "answers.jsonl", said)
+    assert run("data", "import", answers, "--store", out / "judgements.db", "--campaign", "alone") == 0
+    assert run(*words, "--out", out, "--resume") == 0
+    assert [row["step"] for row in told(out)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--annotator", "peple"], r'expected "people" \(did you mean people\?\)'),
+        (["--annotator", "answers.db"], "The store that they answer in is --store"),
+        (["--annotator", "postgresql://ada:secret@host/db"], r"--annotator postgresql://ada:\*\*\*@host/db"),
+        (["--annotator", "runs/rm"], "judges as --reward"),
+        (["--store", "answers.db"], "--store says where people answer: it needs --annotator people"),
+    ],
+)
+def test_who_compares_is_people_or_a_reward_and_no_store_is_made_of_anything_else(
+    words, complaint, data, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert run("online-dpo", "--data", data["prompts"], "--model", base(), "--out", "run", *words) == 2
+    said = capsys.readouterr().err
+    assert re.search(complaint, said)
+    assert "secret" not in said
+    assert left(tmp_path) == []
+
+
+def test_the_password_of_a_store_is_not_shown_where_it_cannot_be_opened(data, tmp_path, capsys):
+    store = "postgresql://ada:secret@127.0.0.1:1/db"
+    words = ["online-dpo", "--data", data["prompts"], "--annotator", "people", "--store", store, "--model", base()]
+    assert run(*words, *SHORT, "--steps", "1", "--out", tmp_path / "run") == 2
+    said = capsys.readouterr().err
+    assert "cannot be opened" in said
+    assert "secret" not in said
 
 
 def test_one_has_to_compare_and_only_one(data, tmp_path, capsys):

@@ -63,9 +63,9 @@ def preferences(engine: Engine, *, campaign: str | None = None) -> Iterator[Pref
 class Unanswered(Exception):
     """Some of what was asked has too few answers yet."""
 
-    def __init__(self, missing: int, asked: int) -> None:
-        super().__init__(f"{missing} of {asked} comparisons wait for answers. Go on when people have answered.")
-        self.missing, self.asked = missing, asked
+    def __init__(self, missing: int, items: Sequence[Item]) -> None:
+        super().__init__(f"{missing} of {len(items)} comparisons wait for answers. Go on when people have answered.")
+        self.missing, self.asked, self.items = missing, len(items), items
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Campaign:
                 complete += len(group) >= self.overlap
                 found.extend(filter(None, (preference_of(of, each) for each in group)))
         if complete < len(asked):
-            raise Unanswered(len(asked) - complete, len(asked))
+            raise Unanswered(len(asked) - complete, list(asked.values()))
         return found
 
 

@@ -41,6 +41,8 @@ OF_THE_SITTING = frozenset({"resume", "config", "dry_run"})
 FREE = OF_THE_SITTING | {"out", "save_every", "eval_every"}
 # Options that may grow, for a run that is to go on longer. A schedule that depends on them then changes from here on.
 GROWING = frozenset({"steps", "epochs"})
+# Where one of these is there, something came of the run: a model, or people were asked.
+CAME = ("model", "best", "bad_batches", "reference", "judgements.db", "asked.jsonl")
 
 
 class Run:
@@ -169,11 +171,7 @@ class Run:
         self._close_writers()
         metrics = self.folder / "metrics.jsonl"
         came = [metrics.exists() and metrics.stat().st_size > 0, checkpoint.latest(self.checkpoints) is not None]
-        if (
-            not self._new
-            or any(came)
-            or any((self.folder / name).exists() for name in ("model", "best", "bad_batches", "reference"))
-        ):
+        if not self._new or any(came) or any((self.folder / name).exists() for name in CAME):
             return
         for name in ("samples", "checkpoints", "events"):
             shutil.rmtree(self.folder / name, ignore_errors=True)

@@ -56,7 +56,7 @@ def run(options: Options, *, title: str = "Nash-MD") -> None:
 
     judge, game = options.judge, options.game
     refuse_nobody(judge)
-    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
+    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge, parts.run):
         reference = options.anchor.speaking(options.model, parts.policy)
         if parts.shown(2 * game.replies, {"reference": reference}):
             return

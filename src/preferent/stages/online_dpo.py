@@ -58,7 +58,7 @@ class Options:
     Examples:
         preferent online-dpo --model runs/sft --reward runs/rm --data prompts.jsonl --out runs/online
         preferent online-dpo --model runs/sft --reward runs/rm --data prompts.jsonl --replies 8 --compare once --out o
-        preferent online-dpo --model runs/sft --annotator answers.db --data prompts.jsonl --steps 4 --batch 64 --out p
+        preferent online-dpo --model runs/sft --annotator people --data prompts.jsonl --steps 4 --batch 64 --out p
         preferent online-dpo --model runs/dpo --self-reward runs/sft --data prompts.jsonl --follow 1 --follow-every 50 \
 --out runs/self
     """
@@ -90,7 +90,7 @@ def run(options: Options, *, title: str = "online DPO") -> None:
     objective, pairs, follow, judge = objective_of(options.loss), options.pairs, options.reference, options.judge
     refuse_reference(follow, options.anchor, referred=objective.referred)
     reads = [*refuse_two_judges(options), *options.anchor.reads]
-    with drawn.opened(options, judge, reads=reads) as parts, waiting(judge):
+    with drawn.opened(options, judge, reads=reads) as parts, waiting(judge, parts.run):
         stays = follow.follow is None
         reference = options.anchor.frozen(options.model, parts.policy) if stays else Follower(parts.policy)
         own, held = itself(options, parts, reference)

@@ -198,8 +198,7 @@ class Round:
             add_items(engine, items)
             comparisons = [comparison_of(of) for of in items]
             if worth is None:
-                rows = [{"prompt": list(of.context), "completions": list(map(list, of.options))} for of in items]
-                write(self.path(asked), rows)
+                write_asked(self.path(asked), items)
                 self.wait_for_people(engine, campaign, comparisons)
             else:
                 settings = {"sharpness": self.ask.sharpness, **NOISE[self.ask.noise]}
@@ -322,6 +321,11 @@ def pairs(replies: Sequence[Row], most: int, *, policy: str, seed: int) -> list[
 
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_asked(path: Path, items: Iterable[Item]) -> None:
+    """What people are asked, for those who answer elsewhere than in the store."""
+    write(path, ({"prompt": list(of.context), "completions": list(map(list, of.options))} for of in items))
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:

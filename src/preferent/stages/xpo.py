@@ -31,7 +31,7 @@ class Options:
 
     Examples:
         preferent xpo --model runs/sft --reward runs/rm --data prompts.jsonl --out runs/xpo
-        preferent xpo --model runs/sft --annotator answers.db --data prompts.jsonl --steps 4 --batch 64 --out runs/xpo
+        preferent xpo --model runs/sft --annotator people --data prompts.jsonl --steps 4 --batch 64 --out runs/xpo
     """
 
     hidden: ClassVar[tuple[str, ...]] = ("learn",)  # concerns demonstrations
@@ -53,7 +53,7 @@ def run(options: Options, *, title: str = "XPO") -> None:
 
     judge, loss = options.judge, options.loss
     refuse_nobody(judge)
-    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge):
+    with drawn.opened(options, judge, reads=options.anchor.reads) as parts, waiting(judge, parts.run):
         reference = options.anchor.speaking(options.model, parts.policy)
         if parts.shown(2, {"reference": reference}):
             return
