@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from preferent.config import UsageError, did_you_mean, flatten, read_yaml, words
 from preferent.stages.options import SamplingOptions
-from preferent.stages.rounds import AskOptions, Round, Row, guideline_of
+from preferent.stages.rounds import PEOPLE, AskOptions, Round, Row, guideline_of
 
 if TYPE_CHECKING:
     from preferent.runtime.run import Run
@@ -220,6 +220,7 @@ class Plan:
                 "--adversarial asks where members disagree: in the section reward:, give members: 2 or more."
             )
         if not self.round(1).people:
+            refuse_nobody(self.options.ask.annotator)
             training.readable([self.options.ask.annotator])
 
     def lines(self) -> list[str]:
@@ -330,6 +331,19 @@ def opened(plan: Plan) -> Iterator[Run]:
         raise
     finally:
         run.close()
+
+
+def refuse_nobody(annotator: str) -> None:
+    """Raise UsageError for a word that names neither people nor a reward; a name of the Hub has an owner/."""
+    from preferent.rewards.load import is_function, weighted
+
+    name, _ = weighted(annotator)
+    if not (is_function(name) or Path(name).is_dir() or "/" in name):
+        meant = did_you_mean(name, {PEOPLE: ""}, quote='"{}"')
+        raise UsageError(
+            f'--annotator {annotator}: expected "{PEOPLE}", file.py:function, a reward model\'s folder, or its Hub name, '
+            f"owner/name; this is none of them{meant}."
+        )
 
 
 def logged_rounds(out: Path) -> int:
