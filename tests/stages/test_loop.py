@@ -332,6 +332,7 @@ def test_iterated_dpo_moves_its_reference_or_keeps_it(anchor, tmp_path):
         ({"rewards": {"members": 2}}, r'"rewards" is no section \(did you mean "reward"\?\)'),
         ({"ppo": [1]}, r'"ppo": expected options of `preferent ppo`'),
         ({"annotator": "nobody.py:brief"}, "there is no file nobody.py"),
+        ({"store": "nowhere/x.db"}, "The store nowhere/x.db cannot be opened"),
         ({"annotator": "poeple"}, r'--annotator poeple: expected "people".* \(did you mean "people"\?\)'),
         ({"model": "runs/none"}, "runs/none: there is no such folder"),
         ({"replies": 1}, '"replies": expected a whole number greater than or equal to 2'),

@@ -299,6 +299,7 @@ def opened(plan: Plan) -> Iterator[Run]:
     """The loop's folder, locked; a loop that fails before it has any reply leaves nothing behind."""
     import torch
 
+    from preferent.feedback.store import open_engine
     from preferent.models.device import chosen_device
     from preferent.models.load import found
     from preferent.runtime.run import Run
@@ -323,6 +324,8 @@ def opened(plan: Plan) -> Iterator[Run]:
     )
     try:
         run.restore({})
+        if options.ask.store:
+            open_engine(options.ask.store).dispose()  # before anything is sampled, say that it cannot be opened
         yield run
     except BaseException as error:
         if not any(options.out.glob("round-*/replies.jsonl")):
@@ -341,8 +344,8 @@ def refuse_nobody(annotator: str) -> None:
     if not (is_function(name) or Path(name).is_dir() or "/" in name):
         meant = did_you_mean(name, {PEOPLE: ""}, quote='"{}"')
         raise UsageError(
-            f'--annotator {annotator}: expected "{PEOPLE}", file.py:function, a reward model\'s folder, or its Hub name, '
-            f"owner/name; this is none of them{meant}."
+            f'--annotator {annotator}: expected "{PEOPLE}", file.py:function, a reward model\'s folder, or its Hub name '
+            f"(owner/name); this is none of them{meant}."
         )
 
 
