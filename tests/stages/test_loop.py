@@ -203,10 +203,14 @@ def prefer_the_shorter(of, shown):
     return Choice((0.5, 0.5) if a == b else (1.0, 0.0) if a < b else (0.0, 1.0)), 1.0
 
 
-def answered(store, campaign):
+def undecided(of, shown):
+    return Choice((0.5, 0.5)), 1.0
+
+
+def answered(store, campaign, says=prefer_the_shorter):
     engine = open_engine(store)
     add_annotator(engine, "somebody")
-    done = work(engine, campaign, "somebody", prefer_the_shorter)
+    done = work(engine, campaign, "somebody", says)
     engine.dispose()
     return done
 
@@ -223,6 +227,17 @@ def test_a_loop_waits_for_people_and_learns_from_them_what_it_would_from_a_funct
     assert same(state(tmp_path / "out"), state(straight))
     table = json.loads((tmp_path / "out" / "rounds.json").read_text())
     assert [("truth" in row, "agreement" in row) for row in table] == [(False, False), (False, True)]
+
+
+def test_a_round_says_when_there_is_less_to_ask_than_was_wanted_and_when_nobody_decided(tmp_path, capsys):
+    file = loop_of(tmp_path, annotator="people", rounds=1, comparisons=1000)
+    assert run("loop", file) == 3
+    asked = len(rows_of(tmp_path / "out" / "round-1" / "asked.jsonl"))
+    assert 0 < asked <= 8 * 3  # pairs of three replies
+    assert f"Round 1 has {asked} pairs of replies that differ to ask about, fewer than 1000" in capsys.readouterr().err
+    assert answered(tmp_path / "out" / "judgements.db", "out, round 1", undecided) == asked
+    assert run("loop", file, "--resume") == 0
+    assert f"Round 1: all {asked} answers are ties" in capsys.readouterr().err
 
 
 def test_people_may_be_asked_which_policy_is_better(tmp_path, capsys):

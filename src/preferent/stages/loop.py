@@ -344,8 +344,8 @@ def refuse_nobody(annotator: str) -> None:
     if not (is_function(name) or Path(name).is_dir() or "/" in name):
         meant = did_you_mean(name, {PEOPLE: ""}, quote='"{}"')
         raise UsageError(
-            f'--annotator {annotator}: expected "{PEOPLE}", file.py:function, a reward model\'s folder, or its Hub name '
-            f"(owner/name); this is none of them{meant}."
+            f'--annotator {annotator}: expected "{PEOPLE}", file.py:function, a reward model\'s folder, or its Hub '
+            f"name (owner/name); this is none of them{meant}."
         )
 
 

@@ -168,6 +168,11 @@ class Round:
                 f"{self.path('replies.jsonl')}: no prompt has two replies that differ, so there is nothing to compare. "
                 "A higher --temperature or more --replies help."
             )
+        if len(items) < self.most:
+            fewer = (
+                "Round %d has %d pairs of replies that differ to ask about, fewer than %d: more --replies give more."
+            )
+            log.warning(fewer, self.number, len(items), self.most)
         said = self.judged(items, self.campaign, "asked.jsonl", None if self.people else worth_in(replies))
         rows = []
         for of in items:
@@ -179,6 +184,9 @@ class Round:
                 rows.append({"prompt": list(of.context), **made[0], "annotators": who, "judgements": ids})
         if not rows:
             raise UsageError(f"{self.campaign}: everybody skipped every comparison, so there is nothing to learn from.")
+        if all(row["choice"] == 0.5 for row in rows):
+            undecided = "Round %d: all %d answers are ties, so they do not say which replies are better."
+            log.warning(undecided, self.number, len(rows))
         write(self.path("comparisons.jsonl"), rows)
 
     def judged(
