@@ -166,6 +166,8 @@ class Command(click.Command):
         sections: tuple[str, ...] = getattr(self.module.Options, "sections", ())
         path: Path | None = Path(ctx.params["positional"][0]) if sections and ctx.params["positional"] else None
         path = path or ctx.params["config"]
+        if sections and path and (path / "manifest.json").is_file():
+            _refuse_other_run(path, str(self.name))
         path = path / "config.yaml" if path and path.is_dir() else path
         filed = read_yaml(path) if path else {}
         if path and path.with_name("manifest.json").exists():
@@ -252,6 +254,14 @@ def _given(ctx: click.Context, name: str) -> bool:
 def _spoken(word: Word, value: Any) -> Any:
     """On the command line, nothing is said by ``none``."""
     return None if word.optional and value == "none" else value
+
+
+def _refuse_other_run(folder: Path, name: str) -> None:
+    """Raise UsageError where a folder that stands for a command's file is the run of another command."""
+    from preferent.runtime.manifest import read
+
+    if (command := read(folder / "manifest.json").get("command", name)) != name:
+        raise UsageError(f"{folder} is a run of `preferent {command}`; expected a file or a run of `preferent {name}`.")
 
 
 def _name(word: Word, positional: Word | None) -> str:

@@ -359,6 +359,12 @@ def test_what_is_wrong_in_the_file_is_named_before_anything_is_written(changed, 
     assert left(tmp_path / "out") == []
 
 
+def test_the_folder_of_another_commands_run_is_no_loops_file(straight, capsys):
+    assert run("loop", straight / "round-1" / "reward") == 2
+    said = capsys.readouterr().err
+    assert "reward is a run of `preferent reward`; expected a file or a run of `preferent loop`" in said
+
+
 def test_a_dry_run_shows_a_rounds_commands_and_writes_nothing(tmp_path, capsys):
     assert run("loop", loop_of(tmp_path), "--dry-run") == 0
     said = capsys.readouterr().out

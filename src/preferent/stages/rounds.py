@@ -12,7 +12,7 @@
     wins.json          how often people prefer it to the first one, where they were asked
 
 A file takes its name when it is whole, a run has its ``model/`` when it has ended; the store keeps each judgement once.
-So a kill costs the way back to the last checkpoint of one part, and what comes out is the same to the last bit.
+So a kill costs the way back to the last checkpoint of one part, and what is learned is the same to the last bit.
 """
 
 from __future__ import annotations
