@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from preferent.cli import COMMANDS, main
-from preferent.config import build, words
+from preferent.config import UsageError, build, words
 from preferent.stages.methods import METHODS, Family
 from preferent.stages.objective import OBJECTIVES, PairOptions, objective_of
 
@@ -192,3 +192,24 @@ def test_the_list_can_be_narrowed(capsys):
     assert "did you mean pairs?" in capsys.readouterr().err
     assert main(["methods", "nothing-like-it"]) == 2
     assert "lists them all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("kto", "KTO is `preferent kto`"),
+        ("grpo", "GRPO is `preferent grpo`"),
+        ("cdpo", "cDPO is `preferent dpo --flip 0.1`"),
+        ("wpo", "WPO is `preferent dpo --weigh`"),
+        ("tr-dpo", "TR-DPO is `preferent dpo --follow 0.6`"),
+        ("rpo", "`preferent dpo --likelihood 1`"),
+        ("DPO", "write dpo"),
+        ("dpo,simpo", "repeat the flag: --objective dpo --objective simpo"),
+        ("dpo=x", 'a weight is a number, as in dpo=0.5; got "x"'),
+        ("simop", "did you mean simpo"),
+    ],
+)
+def test_an_objective_that_does_not_exist_is_told_what_it_may_be(said, hint):
+    with pytest.raises(UsageError) as told:
+        objective_of(PairOptions(objective=(said,)))
+    assert hint in str(told.value)

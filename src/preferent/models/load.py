@@ -190,7 +190,10 @@ def found(name: str | Path) -> str:
         if (place / "config.json").is_file() or (place / "adapter_config.json").is_file():
             return str(place)
     if (path / "model").is_dir() and any((path / "model").glob("member-*/config.json")):
-        raise UsageError(f"{name} holds an ensemble of reward models; name one of them: {path}/model/member-0.")
+        raise UsageError(
+            f"{name} holds an ensemble of reward models, not one model.\nFor a reward model, name a member: "
+            f"{path}/model/member-0. For a language model, name another run, such as the one that it began from."
+        )
     raise UsageError(
         f"{name}: found neither config.json nor model/config.json in this folder. "
         "Expected a Hugging Face folder, or a run that has ended; a run under way has its weights in checkpoints/."

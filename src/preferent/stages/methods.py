@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple, get_args
@@ -159,6 +160,13 @@ def wanted(row: Method, words: Sequence[str]) -> bool:
     """Whether one of the words stands in the row."""
     text = " ".join((row.name, row.command, row.paper)).lower()
     return not words or any(word.lower() in text for word in words)
+
+
+def called(name: str) -> list[Method]:
+    """The methods of that name, or, where there are none, those with that word in their name: rpo is in "… (RPO)"."""
+    asked = name.lower()
+    whole = [row for row in METHODS if asked in (row.name.lower(), row.name.lower().replace(" ", "-"))]
+    return whole or [row for row in METHODS if asked in re.findall(r"[\w+-]+", row.name.lower())]
 
 
 def show(rows: Sequence[Method]) -> None:

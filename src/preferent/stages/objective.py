@@ -123,11 +123,26 @@ def weighed_names(said: Sequence[str]) -> list[tuple[str, float]]:
     for word in said:
         name, weight = weighed(word)
         if name not in OBJECTIVES:
-            near = did_you_mean(name, dict.fromkeys(OBJECTIVES, ""))
-            raise UsageError(f'--objective: "{name}" is not known{near}.\nKnown: {", ".join(OBJECTIVES)}.')
+            raise UsageError(f'--objective: "{name}" is not known{meant(name)}.\nKnown: {", ".join(OBJECTIVES)}.')
         found.append((name, 1.0 if weight is None else weight))
     if not found or len(dict(found)) < len(found):
         raise UsageError(f"--objective: expected one or several, each once; got {' '.join(said) or 'none'}.")
     if {"aot", "odpo"} <= dict(found).keys():
         raise UsageError("--objective: aot sets margins of its own, where odpo reads the data's; take one of them.")
     return found
+
+
+def meant(name: str) -> str:
+    """What somebody may have meant by an objective that does not exist: a hint that follows "is not known"."""
+    from preferent.stages.methods import called
+
+    before, sign, weight = name.partition("=")
+    if sign and before in OBJECTIVES:
+        return f': a weight is a number, as in {before}=0.5; got "{weight}"'
+    if "," in name:
+        return f"; for several, repeat the flag: {' '.join(f'--objective {each.strip()}' for each in name.split(','))}"
+    if name.lower() in OBJECTIVES:
+        return f"; write {name.lower()}"
+    if rows := called(name):
+        return f" here; {' or '.join(f'{row.name} is `preferent {row.command}`' for row in rows)}"
+    return did_you_mean(name, dict.fromkeys(OBJECTIVES, ""))
