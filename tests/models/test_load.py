@@ -326,7 +326,7 @@ def test_a_folder_without_a_model_is_said(tmp_path):
 def test_an_ensemble_where_one_model_is_wanted_is_said(base, tmp_path):
     save(load_scorer(base), tmp_path / "model" / "member-0")
     with pytest.raises(
-        UsageError, match="holds an ensemble of reward models, not one.*\n.*name a member.*language model"
+        UsageError, match=r"holds an ensemble of reward models, not one.*\n.*name a member.*language model"
     ):
         load_policy(tmp_path)
 
