@@ -181,3 +181,11 @@ def test_the_model_that_is_written_is_the_policy_and_not_its_reference(prefs, tm
     made = load_policy(tmp_path / "run" / "model", device="cpu")
     start = load_policy(base(), device="cpu")
     assert not torch.equal(next(made.parameters()), next(start.parameters()))
+
+
+def test_odpo_without_margins_is_warned_of(tmp_path, capsys):
+    for name, rows in {"none": PREFS, "some": [row | {"margin": 1.0} for row in PREFS]}.items():
+        data = written(tmp_path / f"{name}.jsonl", rows)
+        words = ["dpo", "--model", base(), "--data", data, "--objective", "odpo", "--steps", "1", *SMALL]
+        assert run(*words, "--out", tmp_path / name) == 0
+        assert ("no row has a column margin" in capsys.readouterr().err) == (name == "none")

@@ -180,3 +180,14 @@ def test_the_likeliest_exploits_are_written_to_be_judged(tmp_path, capsys):
     member = tmp_path / "rm" / "model" / "member-0"
     assert run(*sample, "--reward", member, "--n", "4", "--out", tmp_path / "no.jsonl") == 2
     assert "where the members of an ensemble disagree" in capsys.readouterr().err
+
+
+def test_a_cost_model_without_labels_of_harm_is_refused_and_margins_without_strengths_are_warned_of(tmp_path, capsys):
+    prefs = written(tmp_path / "prefs.jsonl", PREFS)
+    said = ["reward", "--model", base(), "--data", prefs, *FAST, "--steps", "1", "--out"]
+    assert run(*said, tmp_path / "cost", "--objective", "cost") == 2
+    assert "chosen_safe and rejected_safe, true or false; no row has a value" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    assert run(*said, tmp_path / "margins", "--margins", "0", "--margins", "1") == 0
+    assert "no row has a strength above 0" in " ".join(capsys.readouterr().err.split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from preferent.runtime.learner import LocalLearner
     from preferent.runtime.reference import Remembered
     from preferent.types import Algorithm, Pairs, Policy
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ def run(options: Options, *, title: str = "") -> None:
         held_out = training.held_out(load_preferences, options, template)
         size = options.optimiser.batch
         batches = training.batched(load_preferences, "preferences", options, template)
+        advise(options, batches)
         learner = training.learner_of(policy, options, updates=len(batches))
         reference: Remembered | Follower | None = None
         other: LanguagePolicy | None = None
@@ -120,6 +124,15 @@ def run(options: Options, *, title: str = "") -> None:
             measure=measure if held_out else None,
             save=lambda folder: save(policy, folder),
         )
+
+
+def advise(options: Options, batches: Any) -> None:
+    """Warn where odpo is to go by margins and no row has one; a stream cannot be asked beforehand."""
+    rows = getattr(batches, "rows", None)
+    if rows is None or "odpo" not in dict(weighed_names(options.dpo.objective)):
+        return
+    if not any(float(row.comparison.context.info.get("margin") or 0) for i in range(len(rows)) for row in rows[i]):
+        log.warning("--objective odpo: no row has a column margin, so it is dpo. --columns margin=NAME reads another.")
 
 
 def ensemble_of(options: Options, policy: LanguagePolicy) -> LearnedReward | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from preferent.stages.reward import RewardOptions
     from preferent.types import Demonstration
 
+log = logging.getLogger(__name__)
 Groups = Sequence[list[Any]]  # rows about one prompt
 Scales = Callable[["ScoringModel", list[Any]], Mapping[str, Scale]]  # of a trained member, on rows it learned from
 
@@ -55,7 +57,7 @@ def recipe(how: RewardOptions) -> Recipe:
         "thurstone": partial(paired, how, preference.thurstone),
         "plackett-luce": lambda _: Told(partial(lists, told=in_order), Listwise(), own_scale, 1),
         "pick-best": lambda _: Told(partial(lists, told=best_only), Listwise(), own_scale, 1),
-        "cost": lambda _: Told(partial(faultless, by_harm), CostModel(), as_it_is, -1),
+        "cost": costing,
     }
     if how.objective in comparing:
         return Recipe(load_preferences, lambda rows: rows.by_prompt(), comparing[how.objective])
@@ -82,6 +84,8 @@ def refuse_nonsense(how: RewardOptions) -> None:
 def paired(how: RewardOptions, link: Link, groups: Groups) -> Told:
     """Pairs, as a whole or by aspect."""
     if not how.heads:
+        if how.margins and not any(getattr(row, "strength", None) for row in rows_in(groups)):
+            log.warning("--margins: no row has a strength above 0, so each pair has the first margin or none.")
         objective = BradleyTerry(centring=how.centring, smoothing=how.smoothing, link=link)
         return Told(partial(comparisons.grouped_pairs, margins=Margins(how.margins)), objective, own_scale, 1)
     for head in how.heads:
@@ -89,6 +93,22 @@ def paired(how: RewardOptions, link: Link, groups: Groups) -> Told:
             raise UsageError(f"--heads {head}: no row names it in a column aspects, such as {{{head!r}: 0.8}}.")
     objective_by = ByAspect(how.heads, smoothing=how.smoothing, link=link)
     return Told(partial(faultless, partial(by_aspect, heads=how.heads)), objective_by, partial(own_scales, how.heads))
+
+
+def costing(groups: Groups) -> Told:
+    """Harm and its zero, which nobody can learn where no row says what is harmful."""
+    said = ("chosen_safe", "rejected_safe")
+    if all(row.comparison.context.info.get(column) is None for row in rows_in(groups) for column in said):
+        raise UsageError(
+            "--objective cost learns what is harmful from the columns chosen_safe and rejected_safe, true or false; no "
+            "row has a value in them. Name them with --columns, or take --objective bradley-terry for pairs alone."
+        )
+    return Told(partial(faultless, by_harm), CostModel(), as_it_is, -1)
+
+
+def rows_in(groups: Groups) -> Iterator[Any]:
+    """Each once: a mixture goes on behind its length."""
+    return (row for i in range(len(groups)) for row in groups[i])
 
 
 def regressed(how: RewardOptions, groups: Groups) -> Told:
