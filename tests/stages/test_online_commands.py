@@ -292,3 +292,17 @@ def test_a_policy_that_judges_itself_pays_for_replies_that_do_not_end(data, tmp_
     (free,), (dear,) = (told(tmp_path / penalty) for penalty in ("0", "100"))
     assert free["ended"] < 1
     assert free["reward"] - dear["reward"] == pytest.approx(100 * (1 - free["ended"]), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["raft", "--replies", "2", "--keep", "4"], "--keep 4 of --replies 2 chooses nothing"),
+        (["raft", "--replies", "2", "--keep", "2"], "--keep 2 of --replies 2 chooses nothing"),
+        (["rso", "--replies", "4", "--accept", "8"], "--accept 8 of --replies 4 rejects nothing"),
+    ],
+)
+def test_choosing_all_replies_or_more_is_refused(words, message, data, tmp_path, capsys):
+    said = [*words, "--model", base(), "--data", data["prompts"], "--reward", reward("brief")]
+    assert run(*said, "--out", tmp_path / "run") == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
-from preferent.config import group
+from preferent.config import UsageError, group
 from preferent.stages.online import RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
@@ -56,6 +56,7 @@ def run(options: Options, *, title: str = "RAFT") -> None:
     from preferent.stages import drawn
 
     kept = options.kept
+    refuse(kept)
     with drawn.opened(options, options.reward) as parts:
         reference = parts.policy.frozen()
         source = None if kept.draw_every == 1 else Follower(parts.policy)
@@ -73,3 +74,12 @@ def run(options: Options, *, title: str = "RAFT") -> None:
         states = {"source": source} if source else {}
         numbers = ("reward", "reward_kept", "length")
         parts.trained(steps, sampler, reference, title=title, numbers=numbers, states=states)
+
+
+def refuse(kept: KeepOptions) -> None:
+    """Raise UsageError where nothing is chosen among the replies."""
+    if kept.keep > kept.replies or (kept.keep == kept.replies and kept.least is None):
+        raise UsageError(
+            f"--keep {kept.keep} of --replies {kept.replies} chooses nothing: give --keep less than --replies, or as "
+            "many with --least, the reward that a reply needs."
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from preferent.algorithms.rso import Config
-from preferent.config import group
+from preferent.config import UsageError, group
 from preferent.stages.objective import PairOptions, objective_of, refuse_margins
 from preferent.stages.online import RewardOptions
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
@@ -51,7 +51,12 @@ def run(options: Options, *, title: str = "RSO") -> None:
     from preferent.stages import drawn
 
     refuse_margins(options.loss)
-    objective = objective_of(options.loss)
+    objective, rejection = objective_of(options.loss), options.rejection
+    if rejection.accept >= rejection.replies:
+        raise UsageError(
+            f"--accept {rejection.accept} of --replies {rejection.replies} rejects nothing: give --accept less than "
+            "--replies."
+        )
     with drawn.opened(options, options.reward) as parts:
         reference = Follower(parts.policy)
         if parts.shown(options.rejection.replies, {"reference": reference}):
