@@ -20,7 +20,7 @@ from told_runs import (
 )
 
 from preferent.config import UsageError
-from preferent.report.outcomes import standings_of
+from preferent.report.outcomes import standings_of, what
 from preferent.report.reading import found
 
 
@@ -231,3 +231,11 @@ def test_reading_changes_nothing(tmp_path):
     told(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     shutil.rmtree(folder)
+
+
+def test_a_run_is_called_by_its_objective_where_that_has_a_name_of_its_own(tmp_path):
+    runs = {"a": ("dpo", {}), "b": ("dpo", {"objective": ("simpo", "ipo")}), "c": ("grpo", {"objective": "rloo"})}
+    for name, (kind, options) in runs.items():
+        run_folder(tmp_path / name, kind, **options)
+    called = {run.name: what(run) for run in told(tmp_path).runs}
+    assert called == {"a": "DPO", "b": "DPO · simpo + ipo", "c": "GRPO · rloo"}

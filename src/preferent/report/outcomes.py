@@ -39,7 +39,7 @@ def what_was_run(all_: Found, places: Places) -> Section:
     rows = [
         (
             run.name,
-            NAMES[run.kind],
+            what(run),
             state(run),
             base(run),
             ", ".join(Path(str(name)).name for name in listed(run.options.get("data"))) or "–",
@@ -62,6 +62,14 @@ def state(run: Run) -> str:
     if not run.metrics:
         return "no step yet"
     return f"{'finished' if run.finished else 'not finished'}, {number(run.steps)} step{'s' * (run.steps != 1)}"
+
+
+def what(run: Run) -> str:
+    """The kind of run, and its objective where it has one of another name: DPO · simpo."""
+    name = NAMES[run.kind]
+    said = [str(each) for each in listed(run.options.get("objective"))]
+    own = not said or said == [run.kind] or name.lower().endswith(f" {' '.join(said)}")
+    return name if own else f"{name} · {' + '.join(said)}"
 
 
 def base(run: Run) -> str:
