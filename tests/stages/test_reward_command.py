@@ -191,3 +191,12 @@ def test_a_cost_model_without_labels_of_harm_is_refused_and_margins_without_stre
     )
     assert run(*said, tmp_path / "margins", "--margins", "0", "--margins", "1") == 0
     assert "no row has a strength above 0" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_rating_that_is_misspelt_is_told_all_columns_of_numbers_also_where_the_first_row_has_none(tmp_path, capsys):
+    data = written(tmp_path / "rated.jsonl", RATED[2:])
+    said = ["reward", "--model", base(), "--data", data, "--objective", "regression", "--heads", "helpfull", *FAST]
+    assert run(*said, "--out", tmp_path / "rm") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "did you mean helpful?" in told
+    assert "Columns of numbers here: brief, helpful" in told

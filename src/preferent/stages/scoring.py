@@ -12,7 +12,7 @@ from preferent.algorithms.attributes import ByAspect, Regression, by_aspect, rat
 from preferent.algorithms.listwise import Listwise, best_only, in_order, lists
 from preferent.algorithms.reward_model import BradleyTerry, Link
 from preferent.algorithms.safe_rlhf import CostModel, by_harm
-from preferent.config import UsageError
+from preferent.config import UsageError, did_you_mean
 from preferent.data import comparisons
 from preferent.data.load import load_demonstrations, load_preferences
 from preferent.losses import preference
@@ -117,9 +117,9 @@ def regressed(how: RewardOptions, groups: Groups) -> Told:
     try:
         heads = {head: spread(rows, head) for head in how.heads}
     except ValueError as error:
-        raise UsageError(
-            f"--heads: {error}. Columns of numbers here: {', '.join(numbers_in(rows)) or 'none'}."
-        ) from error
+        columns = numbers_in(rows)
+        near = "".join(did_you_mean(head, dict.fromkeys(columns, "")) for head in how.heads if head not in columns)
+        raise UsageError(f"--heads: {error}{near}. Columns of numbers here: {', '.join(columns) or 'none'}.") from error
     scales = {head: Scale(-of.mean / of.std, 1 / of.std) for head, of in heads.items()}
     return Told(partial(faultless, partial(rated, heads=heads)), Regression(how.heads), lambda *_: scales)
 
@@ -133,8 +133,9 @@ def faultless(collated: Callable[[list[Any]], Any], groups: list[Any]) -> Any:
 
 
 def numbers_in(rows: Sequence[Demonstration]) -> list[str]:
-    """The columns of the first row that could be ratings."""
-    return [name for name, said in rows[0].prompt.info.items() if isinstance(said, int | float)]
+    """The columns that could be ratings: those that hold a number in some row."""
+    numbers = (name for row in rows for name, said in row.prompt.info.items() if isinstance(said, int | float))
+    return list(dict.fromkeys(numbers))
 
 
 def one_by_one(rows: Sequence[Any]) -> Groups:
