@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import Annotated
 
 import pytest
@@ -55,3 +56,25 @@ def test_a_watched_metric_has_a_direction(said, metric, direction):
 def test_a_metric_whose_direction_nobody_knows_is_refused(said):
     with pytest.raises(UsageError, match="--keep-best: expected a metric"):
         shared.watched(said)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "needs"),
+    [
+        ("dpo", {"uncertainty_temperature": 2.0}, "--uncertainty-temperature needs --uncertainty"),
+        ("kto", {"objective": "apo-zero", "shift_decay": 0.5}, "--shift-decay needs --objective bco"),
+        ("ppo", {"ptx_batch": 3}, "--ptx-batch needs --ptx-data"),
+        ("ppo", {"ptx_weight": 0.5}, "--ptx-weight needs --ptx-data"),
+        ("ppo", {"kl_horizon": 5}, "--kl-horizon needs --kl-target"),
+        ("grpo", {"cost_limit": -1.0}, "--cost-limit needs --cost"),
+        ("grpo", {"correction_cap": 3.0}, "--correction-cap needs --correction truncated or masked"),
+        ("raft", {"caution": 0.5}, "--caution needs --combine uncertain"),
+        ("rso", {"caution": 0.5}, "--caution needs --combine uncertain"),
+    ],
+)
+def test_a_word_that_qualifies_nothing_is_refused_before_anything_is_read(command, words, needs, tmp_path):
+    module = import_module(f"preferent.stages.{command}")
+    given = {"model": "nowhere/at-all", "data": ("none.jsonl",), "out": tmp_path / "run"}
+    given |= {"reward": ("rm",)} if command not in ("dpo", "kto") else {}
+    with pytest.raises(UsageError, match=needs):
+        module.run(build(module.Options, given | words))

@@ -12,7 +12,7 @@ from annotated_types import Gt
 from preferent.config import UsageError, group
 from preferent.stages.anchor import AnchorOptions, ReferenceOptions, refuse_reference
 from preferent.stages.objective import PairOptions, defaults, objective_of, weighed_names
-from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, refuse_idle
 
 if TYPE_CHECKING:
     from preferent.algorithms.dpo import Objective
@@ -76,6 +76,7 @@ def run(options: Options, *, title: str = "") -> None:
     objective = objective_of(options.dpo)
     refuse_reference(options.reference, options.anchor, referred=objective.referred)
     doubted = options.uncertainty.uncertainty
+    refuse_idle(options.uncertainty, "uncertainty_temperature", needs="--uncertainty", given=doubted)
     reads = [*options.anchor.reads, *training.readable([doubted] if doubted else [])]
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
     with training.opened(options, reads=reads) as run:

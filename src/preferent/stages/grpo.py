@@ -11,8 +11,15 @@ from preferent.algorithms.grpo import Config
 from preferent.config import UsageError, group
 from preferent.stages.anchor import AnchorOptions
 from preferent.stages.constraint import CostOptions, watched
-from preferent.stages.online import DrawingOptions, RewardOptions
-from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+from preferent.stages.online import DrawingOptions, RewardOptions, priced
+from preferent.stages.options import (
+    DataOptions,
+    ModelOptions,
+    OptimiserOptions,
+    RunOptions,
+    SamplingOptions,
+    refuse_idle,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,6 +198,8 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import drawn, online
 
     objective, asked, groups = objective_of(options), options.objective, options.groups
+    refuse_idle(options.cost, "cost_limit", "cost_price", "cost_rate", needs="--cost", given=options.cost.cost)
+    online.refuse_idle_words(options.reward, options.drawing)
     updates = groups.grpo_epochs * -(-options.optimiser.batch // groups.mini_batch)
     with drawn.opened(
         options, options.reward, reads=options.anchor.reads, drawing=options.drawing, cost=options.cost, updates=updates
@@ -213,5 +222,5 @@ def run(options: Options, *, title: str = "") -> None:
             parts.learner, reference, sampler, parts.reward, parts.data,
             objective=objective, config=groups, seed=options.run.seed, how=how,
         )  # fmt: skip
-        title, numbers = title or asked.objective.upper(), ("reward", "kl", "length")
+        title, numbers = title or asked.objective.upper(), ("reward", *priced(options.cost), "kl", "length")
         parts.trained(steps, sampler, reference, title=title, numbers=numbers)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 
 from preferent.config import UsageError, group
-from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions
+from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, refuse_idle
 
 if TYPE_CHECKING:
     from preferent.algorithms.kto import Held, Objective
@@ -72,6 +72,7 @@ def run(options: Options, *, title: str = "") -> None:
     from preferent.stages import plan, training
 
     said, objective, title = options.kto, objective_of(options.kto), title or options.kto.objective.upper()
+    refuse_idle(said, "shift_decay", needs="--objective bco", given=said.objective == "bco")
     load = partial(load_rated, others=said.objective == "kto")
     with training.opened(options) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)

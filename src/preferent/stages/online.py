@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError
-from preferent.stages.constraint import prices, watched
-from preferent.stages.options import DataOptions, SamplingOptions
+from preferent.stages.constraint import CostOptions, prices, watched
+from preferent.stages.options import DataOptions, SamplingOptions, refuse_idle
 
 if TYPE_CHECKING:
     from preferent.algorithms.ahead import Ahead
@@ -88,6 +88,18 @@ class DrawingOptions:
         kind, whole = kinds.get(self.correction), self.correction_of == "reply"
         weight = partial(kind, cap=self.correction_cap, whole=whole) if kind else None
         return Drawing(self.max_staleness, mask_truncated=self.mask_truncated, correction=weight, **more)
+
+
+def refuse_idle_words(reward: RewardOptions, drawing: DrawingOptions = DrawingOptions()) -> None:
+    """Raise UsageError for what was given and qualifies nothing."""
+    refuse_idle(reward, "caution", needs="--combine uncertain", given=reward.combine == "uncertain")
+    needs = "--correction truncated or masked"
+    refuse_idle(drawing, "correction_cap", "correction_of", needs=needs, given=drawing.correction != "none")
+
+
+def priced(cost: CostOptions) -> tuple[str, ...]:
+    """What the training line shows besides where there is a cost."""
+    return ("reward/cost", "reward/cost_price") if cost.cost else ()
 
 
 def taken(batches: Any, options: DrawingOptions) -> Any:

@@ -7,9 +7,9 @@ and what only one command reads stands in that command's own ``Options``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -186,3 +186,10 @@ def watched(keep_best: str) -> tuple[str, Literal["min", "max"]]:
         f"Write min:{keep_best} or max:{keep_best}.\n"
         f"Known: {', '.join(sorted(LOWER))} (lower is better) · {', '.join(sorted(HIGHER))} (higher is better)."
     )
+
+
+def refuse_idle(group: Any, *words: str, needs: str, given: object) -> None:
+    """Raise UsageError for words of a group that were given a value and say nothing without another word."""
+    own = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(group)}
+    if not given and (idle := [word for word in words if getattr(group, word) != own[word]]):
+        raise UsageError(f"--{idle[0].replace('_', '-')} needs {needs}: without it, it says nothing.")

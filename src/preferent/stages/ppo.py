@@ -11,8 +11,15 @@ from preferent.algorithms.ppo import Config
 from preferent.config import group
 from preferent.stages.anchor import AnchorOptions
 from preferent.stages.constraint import CostOptions
-from preferent.stages.online import DrawingOptions, RewardOptions
-from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+from preferent.stages.online import DrawingOptions, RewardOptions, priced
+from preferent.stages.options import (
+    DataOptions,
+    ModelOptions,
+    OptimiserOptions,
+    RunOptions,
+    SamplingOptions,
+    refuse_idle,
+)
 
 if TYPE_CHECKING:
     from preferent.data.batches import Batches
@@ -95,9 +102,14 @@ def run(options: Options, *, title: str = "PPO") -> None:
     """Train, and write the policy as a Hugging Face folder."""
     from preferent.algorithms.ppo import ppo
     from preferent.rewards.shaping import AdaptiveKL
-    from preferent.stages import drawn
+    from preferent.stages import drawn, online
 
     config, kl = options.ppo, options.price
+    refuse_idle(options.ptx, "ptx_batch", needs="--ptx-data", given=options.ptx.ptx_data)
+    refuse_idle(config, "ptx_weight", needs="--ptx-data", given=options.ptx.ptx_data)
+    refuse_idle(kl, "kl_horizon", needs="--kl-target", given=kl.kl_target)
+    refuse_idle(options.cost, "cost_limit", "cost_price", "cost_rate", needs="--cost", given=options.cost.cost)
+    online.refuse_idle_words(options.reward, options.drawing)
     with drawn.opened(
         options, options.reward, reads=[*options.anchor.reads, *options.ptx.ptx_data], drawing=options.drawing,
         cost=options.cost, updates=config.ppo_epochs * -(-options.optimiser.batch // config.mini_batch),
@@ -117,5 +129,5 @@ def run(options: Options, *, title: str = "PPO") -> None:
             price=price, config=config, seed=options.run.seed, how=how, text=text or (),
         )  # fmt: skip
         states: dict[str, Stateful] = {"price": price, **({"ptx": text} if text else {})}
-        numbers = ("reward", "kl", "length")
+        numbers = ("reward", *priced(options.cost), "kl", "length")
         parts.trained(steps, sampler, reference, title=title, numbers=numbers, states=states)

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError, group
-from preferent.stages.online import RewardOptions
+from preferent.stages.online import RewardOptions, refuse_idle_words
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 
@@ -56,6 +56,7 @@ def run(options: Options, *, title: str = "RAFT") -> None:
     from preferent.stages import drawn
 
     kept = options.kept
+    refuse_idle_words(options.reward)
     refuse(kept)
     with drawn.opened(options, options.reward) as parts:
         reference = parts.policy.frozen()

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from preferent.algorithms.rso import Config
 from preferent.config import UsageError, group
 from preferent.stages.objective import PairOptions, objective_of, refuse_margins
-from preferent.stages.online import RewardOptions
+from preferent.stages.online import RewardOptions, refuse_idle_words
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
 
 
@@ -52,6 +52,7 @@ def run(options: Options, *, title: str = "RSO") -> None:
 
     refuse_margins(options.loss)
     objective, rejection = objective_of(options.loss), options.rejection
+    refuse_idle_words(options.reward)
     if rejection.accept >= rejection.replies:
         raise UsageError(
             f"--accept {rejection.accept} of --replies {rejection.replies} rejects nothing: give --accept less than "
