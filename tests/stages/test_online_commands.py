@@ -306,3 +306,12 @@ def test_choosing_all_replies_or_more_is_refused(words, message, data, tmp_path,
     said = [*words, "--model", base(), "--data", data["prompts"], "--reward", reward("brief")]
     assert run(*said, "--out", tmp_path / "run") == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_imitating_nothing_is_said_and_is_no_success(data, tmp_path, capsys):
+    said = ["raft", "--model", base(), "--data", data["prompts"], "--reward", reward("brief"), "--replies", "3", *SHORT]
+    assert run(*said, "--least", "1000", "--steps", "2", "--out", tmp_path / "run") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("0 of 18 replies reached --least 1000") == 1
+    assert "nothing was learned" in told
+    assert not (tmp_path / "run" / "model").exists()

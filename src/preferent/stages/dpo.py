@@ -75,9 +75,7 @@ def run(options: Options, *, title: str = "") -> None:
 
     objective = objective_of(options.dpo)
     refuse_reference(options.reference, options.anchor, referred=objective.referred)
-    doubted = options.uncertainty.uncertainty
-    refuse_idle(options.uncertainty, "uncertainty_temperature", needs="--uncertainty", given=doubted)
-    reads = [*options.anchor.reads, *training.readable([doubted] if doubted else [])]
+    reads = [*options.anchor.reads, *training.readable(doubters(options.uncertainty))]
     title = title or " + ".join(name for name, _ in weighed_names(options.dpo.objective)).upper()
     with training.opened(options, reads=reads) as run:
         policy = training.policy_of(options.model, seed=options.run.seed)
@@ -134,6 +132,12 @@ def advise(options: Options, batches: Any) -> None:
         return
     if not any(float(row.comparison.context.info.get("margin") or 0) for i in range(len(rows)) for row in rows[i]):
         log.warning("--objective odpo: no row has a column margin, so it is dpo. --columns margin=NAME reads another.")
+
+
+def doubters(options: UncertaintyOptions) -> list[str]:
+    """Who doubts, if anybody. Raises UsageError for a temperature of nothing."""
+    refuse_idle(options, "uncertainty_temperature", needs="--uncertainty", given=options.uncertainty)
+    return [options.uncertainty] if options.uncertainty else []
 
 
 def ensemble_of(options: Options, policy: LanguagePolicy) -> LearnedReward | None:

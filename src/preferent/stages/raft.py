@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt
 
 from preferent.config import UsageError, group
 from preferent.stages.online import RewardOptions, refuse_idle_words
 from preferent.stages.options import DataOptions, ModelOptions, OptimiserOptions, RunOptions, SamplingOptions
+
+if TYPE_CHECKING:
+    from preferent.runtime.learner import LocalLearner
+    from preferent.types import Algorithm
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +77,24 @@ def run(options: Options, *, title: str = "RAFT") -> None:
             n=kept.replies, source=source, recompute=learner.bf16,
             keep=partial(top, k=kept.keep, least=float("-inf") if kept.least is None else kept.least),
         )  # fmt: skip
+        steps = imitating(steps, learner, parts.batches, of=kept.replies * options.optimiser.batch, least=kept.least)
         if source and kept.draw_every:
             steps = following(steps, learner, source, every=kept.draw_every)
         states = {"source": source} if source else {}
         numbers = ("reward", "reward_kept", "length")
         parts.trained(steps, sampler, reference, title=title, numbers=numbers, states=states)
+
+
+def imitating(steps: Algorithm, learner: LocalLearner[Any], batches: Any, *, of: int, least: float | None) -> Algorithm:
+    """The steps, with a word on the first without a reply to imitate. Raises UsageError where each of them was so."""
+    said = False
+    for metrics in steps:
+        if not metrics["kept"] and not said:
+            said = True
+            log.warning("0 of %d replies reached --least %s: nothing is learned from such a step.", of, least)
+        if learner.version == 0 and batches.position >= len(batches):
+            raise UsageError(f"No reply reached --least {least}, so nothing was learned: give a lower one.")
+        yield metrics
 
 
 def refuse(kept: KeepOptions) -> None:
