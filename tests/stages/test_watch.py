@@ -84,3 +84,11 @@ def test_what_matters_most_stands_first():
         "eval/accuracy",
         "loss",
     ]
+
+
+def test_a_run_that_is_not_there_yet_is_named(folder, capsys):
+    with Run(folder, {"lr": 1}):
+        write(folder, steps(2))
+    assert main(["watch", str(folder), str(folder.parent / "none"), "--once"]) == 0
+    assert "Not there yet:" in (told := capsys.readouterr().out)
+    assert str(folder.parent / "none") in told.replace("\n", "")

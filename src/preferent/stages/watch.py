@@ -64,6 +64,8 @@ def run(options: Options) -> None:
             "writes it."
         )
     console = Console()
+    if absent := [str(folder) for folder in options.runs if not folder.exists()]:
+        console.print(f"Not there yet: {', '.join(absent)}.", highlight=False, markup=False)
     if options.once or not console.is_terminal:
         console.print(drawn(runs, options.rows))
         return
