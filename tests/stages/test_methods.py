@@ -35,8 +35,8 @@ LEARNS = {
             "robust DPO",
             "DPO with an offset",
             "IPO",
-            "hinge (RSO, SLiC)",
-            "SLiC",
+            "hinge on log-ratios",
+            "SLiC (hinge on likelihoods)",
             "SimPO",
             "CPO",
             "ORPO",
@@ -90,7 +90,10 @@ LEARNS = {
     "Nash-MD": ("test_self_play", "test_nash_md_beats_its_opponent_and_skips_a_step_without_answers"),
     "RAFT": ("test_online", "test_raft_raises_the_reward"),
     "best-of-n distillation": ("test_online", "test_best_of_n_distillation_goes_to_the_best_of_n"),
-    "RSO": ("test_online", "test_rso_raises_the_reward_and_with_soft_labels_reaches_the_best_policy"),
+    "RSO (draws its own pairs)": (
+        "test_online",
+        "test_rso_raises_the_reward_and_with_soft_labels_reaches_the_best_policy",
+    ),
     "PPO": ("test_reinforcement", "test_ppo_raises_the_reward_and_its_critic_learns_what_is_to_come"),
     "PPO-ptx": ("test_reinforcement", "test_text_beside_the_replies_stays_likely_while_the_reward_rises"),
     **dict.fromkeys(
@@ -218,3 +221,12 @@ def test_an_objective_that_does_not_exist_is_told_what_it_may_be(said, hint):
     with pytest.raises(UsageError) as told:
         objective_of(PairOptions(objective=(said,)))
     assert hint in str(told.value)
+
+
+def test_the_table_is_as_wide_as_columns_says_where_it_is_piped(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["methods", "--family", "pairs"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+    monkeypatch.delenv("COLUMNS")
+    assert main(["methods", "--family", "pairs"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,8 +39,8 @@ METHODS = (
     Method("robust DPO", "pairs", "dpo --objective robust-dpo", R, "Chowdhury et al. 2024"),
     Method("DPO with an offset", "pairs", "dpo --objective odpo", "pairs with margins, reference", "Amini et al. 2024"),
     Method("IPO", "pairs", "dpo --objective ipo", R, "Azar et al. 2023"),
-    Method("hinge (RSO, SLiC)", "pairs", "dpo --objective hinge", R, "Liu et al. 2023"),
-    Method("SLiC", "pairs", "dpo --objective slic", P, "Zhao et al. 2023"),
+    Method("hinge on log-ratios", "pairs", "dpo --objective hinge", R, "Liu et al. 2023 (RSO's loss)"),
+    Method("SLiC (hinge on likelihoods)", "pairs", "dpo --objective slic", P, "Zhao et al. 2023"),
     Method("SimPO", "pairs", "dpo --objective simpo", P, "Meng et al. 2024"),
     Method("CPO", "pairs", "dpo --objective cpo", P, "Xu et al. 2024"),
     Method("ORPO", "pairs", "dpo --objective orpo", P, "Hong et al. 2024"),
@@ -88,7 +89,7 @@ METHODS = (
     Method("Nash-MD", "online", "nash-md", "reward or people, reference", "Munos et al. 2023"),
     Method("RAFT", "online", "raft", S, "Dong et al. 2023"),
     Method("best-of-n distillation", "online", "raft --draw-every 0", S, "Stiennon et al. 2020; Touvron et al. 2023"),
-    Method("RSO", "online", "rso", SR, "Liu et al. 2023"),
+    Method("RSO (draws its own pairs)", "online", "rso", SR, "Liu et al. 2023"),
     Method("PPO", "policy gradient", "ppo", SR, "Ouyang et al. 2022"),
     Method("PPO-ptx", "policy gradient", "ppo --ptx-data demos.jsonl", f"{SR}, demonstrations", "Ouyang et al. 2022"),
     Method("GRPO", "policy gradient", "grpo", SR, "Shao et al. 2024"),
@@ -184,7 +185,7 @@ def show(rows: Sequence[Method]) -> None:
     from rich.table import Table
 
     console = Console()
-    if not console.is_terminal:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 140
     made = Table(box=SIMPLE)
     for column in ("method", "command: preferent …", "needs", "paper"):
