@@ -46,7 +46,7 @@ class Options:
     reward``.
 
     --objective takes DPO's relatives, alone or weighed against one another; `preferent methods` says what each needs.
-    With odpo, a row's column ``margin`` says by how much the better reply should be ahead, in β times nats of log-ratio.
+    With odpo, a row's column ``margin`` says by how much the better reply should be ahead, in units of β·log-ratio.
 
     Examples:
         preferent dpo --model runs/sft --data prefs.jsonl --eval-data held.jsonl --out runs/dpo
