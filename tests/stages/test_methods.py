@@ -16,9 +16,9 @@ from preferent.stages.objective import OBJECTIVES, PairOptions, objective_of
 
 WHERE = {"model": "runs/sft", "data": ("rows.jsonl",), "out": "runs/x", "reward": ("runs/rm",), "prompts": ("p.jsonl",)}
 WHERE |= {"file": "loop.yaml", "held_out": ("h.jsonl",), "annotator": "people"}
-WHERE |= {"teacher": "runs/larger"}
+WHERE |= {"teacher": "runs/larger", "models": ("runs/rm",)}
 
-TESTS = Path(__file__).parents[1] / "algorithms"
+TESTS = Path(__file__).parents[1]
 PAIRS = ("test_objectives", "test_every_objective_learns_what_was_preferred")
 GROUPS = ("test_reinforcement", "test_every_relative_of_grpo_raises_the_reward")
 CAREFUL = "test_a_policy_chases_what_one_member_overrates_unless_the_reward_is_careful"
@@ -113,6 +113,7 @@ LEARNS = {
     "smoothed labels": ("test_attributes", "test_smoothing_bounds_how_far_apart_a_certain_pair_is_driven"),
     "adversarial rounds": ("test_ensembles", EXPLOITED),
     "ensemble": ("test_ensembles", CAREFUL),
+    "averaged weights (WARM)": ("test_merge", "test_the_average_of_an_ensemble_has_the_mean_of_every_weight"),
     "centred rewards": (
         "test_reward_model",
         "test_centring_keeps_scores_near_zero_and_hardly_moves_their_differences",
@@ -160,7 +161,8 @@ def test_every_method_has_a_test_that_it_learns():
     """On the toy model, in seconds. A new row says here which one it is."""
     assert LEARNS.keys() == {row.name for row in METHODS}
     for file, name in LEARNS.values():
-        assert f"def {name}(" in (TESTS / f"{file}.py").read_text(), (file, name)
+        (path,) = TESTS.rglob(f"{file}.py")
+        assert f"def {name}(" in path.read_text(), (file, name)
 
 
 def test_no_method_stands_there_twice():
