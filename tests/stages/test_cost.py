@@ -3,13 +3,8 @@
 import pytest
 from tiny_runs import PROMPTS, SMALL, base, kept, quietly, reward, reward_models, written
 
-from preferent.algorithms.drawing import Drawing, draws
-from preferent.algorithms.safe_rlhf import Constrained, Multiplier
 from preferent.runtime import checkpoint
-from preferent.runtime.learner import local_learner
 from preferent.runtime.track import rows as metrics_in
-from preferent.testing import Bigram, ToySampler
-from preferent.types import Prompt, Score
 
 SHORT = [*SMALL, "--lr", "1e-2", "--batch", "4", "--max-new-tokens", "6", "--schedule", "constant", "--warmup", "0"]
 
@@ -38,18 +33,6 @@ def test_what_the_likeliest_replies_cost_does_not_move_the_price(tmp_path):
     (row,) = numbers(tmp_path / "remax")
     assert states["cost_price"]["count"] == 4 * 3  # prompts and replies to each, without the greedy one
     assert states["cost_price"]["total"] / 12 == pytest.approx(row["reward/cost"])
-
-
-def test_drawn_ahead_costs_count_when_they_are_marked():
-    price = Multiplier(0.0)
-    rewarded = Constrained(lambda es: [Score(0.0) for _ in es], lambda es: [Score(1.0) for _ in es], price)
-    policy, questions = Bigram(), [Prompt((token,)) for token in range(2, 8)]
-    given = local_learner(policy), ToySampler(policy), rewarded, [questions] * 9, 3
-    steps = draws(*given, Drawing(max_staleness=1))
-    for _ in range(3):
-        next(steps)
-    steps.close()  # after what is under way
-    assert price.count == 4 * 6 * 3
 
 
 @pytest.mark.parametrize("name", ["ppo", "grpo"])
