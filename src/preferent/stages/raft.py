@@ -92,7 +92,7 @@ def imitating(steps: Algorithm, learner: LocalLearner[Any], batches: Any, *, of:
         if not metrics["kept"] and not said:
             said = True
             log.warning("0 of %d replies reached --least %s: nothing is learned from such a step.", of, least)
-        if learner.version == 0 and batches.position >= len(batches):
+        if not learner.optimizer.state and batches.position >= len(batches):  # no step has moved it
             raise UsageError(f"No reply reached --least {least}, so nothing was learned: give a lower one.")
         yield metrics
 
