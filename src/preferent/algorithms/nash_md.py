@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from preferent.algorithms.said import drawn, observed, said
+from preferent.losses.advantage import to_go
 from preferent.losses.means import over_replies
 from preferent.losses.policy import k1, reinforce
 from preferent.types import (
@@ -84,9 +85,8 @@ def nash_md(
             yield {**learner.skip(), **metrics, **answered}
             continue
         won = torch.tensor([chances[id(episode)] for group in of.groups for episode in group])
-        paid = tau * k1(of.old, of.reference).where(of.replies.learn, 0)
-        to_go = paid.flip(-1).cumsum(-1).flip(-1)  # a token answers for the KL from there on
-        learned = learner.update(Fought(of.replies, (won - 0.5)[:, None] - to_go), Gradient())
+        paid = to_go(tau * k1(of.old, of.reference), of.replies.learn)  # a token answers for the KL from there on
+        learned = learner.update(Fought(of.replies, (won - 0.5)[:, None] - paid), Gradient())
         yield {**learned, **metrics, **answered, "won": won.mean().item()}
 
 

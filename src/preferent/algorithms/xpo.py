@@ -87,7 +87,7 @@ def first(of: Said) -> Said:
 
 def sided(batch: Referred, opinions: Opinions, own: AbstractSet[int]) -> Referred:
     """The same pairs with the policy's reply in the lead, which is what the sign of a margin says here."""
-    first = [o.choice[0] >= o.choice[1] for o in opinions]  # is the better one, as in ``collate.compared``
+    first = [o.choice[0] >= o.choice[1] for o in opinions]  # is the better one, as in ``comparisons.compared``
     leads = [(id(o.comparison.options[0]) in own) == better for o, better in zip(opinions, first, strict=True)]
     margin = torch.tensor([1.0 if lead else -1.0 for lead in leads])
     return replace(batch, pairs=replace(batch.pairs, margin=margin))
